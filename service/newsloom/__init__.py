@@ -1,0 +1,1 @@
+"""newsloom: parsed news articles, from record files over Kafka into Postgres."""

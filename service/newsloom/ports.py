@@ -1,0 +1,143 @@
+"""What the flows ask of the outside world. Adapters give it; contract tests hold them to it."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from newsloom.core.batch import BatchReport, Item
+
+
+class TopicPartition(NamedTuple):
+    """One partition of a Kafka topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event as Kafka handed it over. `timestamp_ms`: Kafka's, milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None = field(repr=False)
+    value: bytes | None = field(repr=False)
+    headers: tuple[tuple[str, bytes | None], ...] = field(default=(), repr=False)
+
+
+class Anchor(NamedTuple):
+    """The last delivery applied, remembered to notice a Kafka topic that is not the same any more."""
+
+    offset: int
+    timestamp_ms: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A partition's stored position, taken over by the caller: older owners are fenced from now on."""
+
+    partition: TopicPartition
+    epoch: int
+    incarnation: int
+    next_offset: int
+    anchor: Anchor | None = None
+    parked_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Deliveries of one partition, decoded, in offset order, with the claim they are applied under.
+
+    Valid just while the stored position is `expected_offset` and the owner `epoch` is still ours.
+    `next_offset` is the position after the batch; `anchor` describes its last delivery.
+    """
+
+    partition: TopicPartition
+    epoch: int
+    incarnation: int
+    expected_offset: int
+    next_offset: int
+    items: Sequence[Item]
+    anchor: Anchor | None = None
+
+
+class Fenced(Exception):  # noqa: N818 - a state of the world, as `Unavailable` is
+    """Somebody else owns the partition or has moved it: drop what you hold, claim again."""
+
+
+class BatchRefused(Exception):  # noqa: N818 - as above
+    """The store refuses the rows themselves (SQLSTATE class 22, 23, 54): halve the batch to find which."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(f"SQLSTATE {sqlstate}")
+        self.sqlstate = sqlstate
+
+
+class ArticleStore(Protocol):
+    """Where articles live, and how far each partition has got, in one transaction.
+
+    Every method may raise `Unavailable`; then nothing is known to have happened, and the row of the
+    partition says what did.
+    """
+
+    async def claim(self, partition: TopicPartition, owner_id: str, first_offset: int) -> Claim:
+        """Take a partition over; a partition never seen starts at `first_offset`. Fences others."""
+
+    async def apply(self, batch: Batch) -> BatchReport:
+        """Apply a batch and advance the position, both or neither.
+
+        Raises `Fenced` when the position or the owner is another, `BatchRefused` when a row cannot
+        be stored as it is.
+        """
+
+    async def park(self, partition: TopicPartition, epoch: int, reason: str | None) -> None:
+        """Mark a partition as waiting for an operator, or (None) as running. Fenced like `apply`."""
+
+
+RebalanceListener = Callable[[frozenset[TopicPartition]], None]
+"""Told synchronously which partitions are now assigned; must not wait for anything."""
+
+RevocationListener = Callable[[frozenset[TopicPartition]], Awaitable[None]]
+"""Told which partitions go away; may wait shortly for work in flight to end."""
+
+
+class EventSource(Protocol):
+    """Where deliveries come from: partitions assigned to this process by somebody else.
+
+    A newly assigned partition is paused until `start_at` is called for it. Any exception out of
+    `poll` may have swallowed deliveries: every partition must be sought again.
+    """
+
+    async def poll(
+        self, timeout_seconds: float, max_records: int
+    ) -> Mapping[TopicPartition, Sequence[Delivery]]:
+        """Return what has arrived; empty after `timeout_seconds`. Never blocks longer."""
+
+    async def poll_one(self, partition: TopicPartition, timeout_seconds: float) -> Delivery | None:
+        """Return the next delivery of one partition at its present position, if it comes in time."""
+
+    def start_at(self, partition: TopicPartition, offset: int) -> None:
+        """Seek and resume. Ignored when the partition is not ours any more."""
+
+    def pause(self, partition: TopicPartition) -> None:
+        """Stop fetching a partition. Ignored when it is not ours any more."""
+
+    def resume(self, partition: TopicPartition) -> None:
+        """Fetch a partition again from its present position."""
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        """Return the partitions that are ours now."""
+
+    async def bounds(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        """Return log start and log end (the offset after the last readable delivery)."""
+
+    def end_offset(self, partition: TopicPartition) -> int | None:
+        """Return the log end as the last fetch saw it, without asking."""
+
+    async def mirror(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Copy positions to the consumer group, for lag tools only. Best effort."""
