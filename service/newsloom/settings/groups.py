@@ -119,7 +119,7 @@ class PostgresSettings(Group):
 
     dsn: SecretStr | None = Field(
         None,
-        description="`postgresql://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full&sslrootcert=FILE`. "
+        description="`postgresql://USER:PASSWORD@HOST/DB?sslmode=verify-full&sslrootcert=FILE`. "
         "Unset: the embedded services, if running.",
     )
     pool_min_connections: int = Field(1, ge=0, le=1000, description="Connections kept open.")
