@@ -76,22 +76,25 @@ def _parse_dsn(dsn: str) -> Dsn:
     if "@" in auth:
         # asyncpg ends the password at the first "@", libpq at the last.
         raise _DsnError("has an @ in its user or password (write it %40)")
-    query = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
-    if any(len(values) > 1 for values in query.values()):
-        raise _DsnError("gives a parameter twice")
     if parts.fragment:
         raise _DsnError("has a # in it (write it %23)")
-    # postgresql:///database?host=/path/of/socket is the usual way to name a Unix socket.
-    query_host = query["host"][0] if "host" in query and not hostspec else ""
-    for name in sorted(_REDIRECTING & set(query)):
-        if not (name in ("host", "port") and query_host):
-            raise _DsnError(f"has {name} as a parameter (its place is before the database)")
-    hosts = tuple(_hosts(query_host or hostspec))
+    query = _query(parts.query, has_host=bool(hostspec))
+    hosts = tuple(_hosts(hostspec or query.get("host", "")))
     if not hosts:
         raise _DsnError("names no host")
     user = unquote(auth.partition(":")[0]) if at else ""
-    sslmode = query["sslmode"][0] if "sslmode" in query else None
-    return Dsn(hosts, user, unquote(parts.path.lstrip("/")), sslmode)
+    return Dsn(hosts, user, unquote(parts.path.lstrip("/")), query.get("sslmode"))
+
+
+def _query(text: str, *, has_host: bool) -> dict[str, str]:
+    query = parse_qs(text, strict_parsing=True) if text else {}
+    if any(len(values) > 1 for values in query.values()):
+        raise _DsnError("gives a parameter twice")
+    # postgresql:///database?host=/path/of/socket is the usual way to name a Unix socket.
+    allowed = set() if has_host or "host" not in query else {"host", "port"}
+    for name in sorted((_REDIRECTING & set(query)) - allowed):
+        raise _DsnError(f"has {name} as a parameter (its place is before the database)")
+    return {name: values[0] for name, values in query.items()}
 
 
 def _hosts(hostspec: str) -> Iterator[str]:

@@ -203,7 +203,7 @@ def problems(known: Sequence[Variable], error: ValidationError) -> list[str]:
     return [_sentence(names, details) for details in error.errors(include_input=False)]
 
 
-def _sentence(names: Mapping[tuple[str | None, str], str], details: Any) -> str:  # noqa: ANN401
+def _sentence(names: Mapping[tuple[str | None, str], str], details: Any) -> str:
     raised = details.get("ctx", {}).get("error")
     if isinstance(raised, ValueError):
         return str(raised)  # one of ours: names the variable, quotes no value
