@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote_plus
 from uuid import UUID
 
 import can_ada
-from publicsuffixlist import PublicSuffixList
 
+from newsloom.core.domains import registered_domain
 from newsloom.core.url_rules import RULES
 from newsloom.errors import RejectReason
 
@@ -29,25 +29,30 @@ MAX_URL_CHARACTERS: Final = 2048
 _MAX_HOST_CHARACTERS = 253
 _MAX_LABEL_CHARACTERS = 63
 _SCHEMES = ("http:", "https:")
+_ARTICLE_PATH = frozenset("-_%0123456789")
+_ARTICLE_PATH_CHARACTERS = 30
 _NAMESPACE = b"newsloom:1\0"
 
-_DOUBLED_SCHEME = re.compile(r"(?:https?:/*)+(?=https?://)", re.IGNORECASE)
-_MARKUP_TAIL = re.compile(r"(?:</[A-Za-z0-9]{1,10}>?)+\Z")
-_AMPERSAND_ENTITY = re.compile(r"&(?:(?:amp|#0{0,3}38|#x0{0,3}26);)+", re.IGNORECASE)
+_PLAIN = re.compile(
+    r"https?://([a-z0-9.-]+)((?:/[A-Za-z0-9_~!$()*+,:=@-][A-Za-z0-9_~!$()*+,:=@.-]*)*+/?+)",
+)
+_DOUBLED_SCHEME = re.compile(r"(?:https?:/*+)+(?=https?://)", re.IGNORECASE)
+_MARKUP_TAIL = re.compile(r"(?:</[A-Za-z0-9]{1,10}+>?)+\Z")
+_NUMERIC_AMPERSAND = re.compile(r"&(?:(?:amp;)*+#(?:0{0,3}38|x0{0,3}26);)+", re.IGNORECASE)
+_NAMED_AMPERSAND = re.compile(r"&(?:amp;)++")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
-_SLASHES = re.compile(r"//+")
+_SLASHES = re.compile(r"//++")
 _SESSION = re.compile(
-    f";(?:{'|'.join(map(re.escape, RULES.session_parameters))})=[^/;]*",
+    f";(?:{'|'.join(map(re.escape, RULES.session_parameters))})=[^/;]*+",
     re.IGNORECASE,
 )
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
-_INVISIBLE_EDGE = "\ufeff\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u202a\u202b\u202c\u202d\u202e"
+_INVISIBLE = "\ufeff\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u202a\u202b\u202c\u202d\u202e"
 _UNRESERVED = {
     f"%{byte:02X}": chr(byte)
     for byte in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 }
-_PUBLIC_SUFFIXES = PublicSuffixList()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,13 @@ def canonicalise(url: str) -> CanonicalUrl | None:
     """
     if len(url) > MAX_URL_CHARACTERS:
         return None
-    canonical = _resolve(_repaired(url))
+    if "amp" not in url and (plain := _PLAIN.fullmatch(url)):
+        # Most addresses are canonical as they stand; only the host needs a second look.
+        host, path = plain.groups()
+        site = _site(host)
+        if site is not None:
+            return CanonicalUrl(url if path else url + "/", site + path.rstrip("/"))
+    canonical = _resolved(_repaired(url))
     if canonical is None or len(canonical.url) > MAX_URL_CHARACTERS:
         return None
     return canonical
@@ -81,16 +92,13 @@ def url_problem(url: str) -> RejectReason:
         return RejectReason.URL_LENGTH
     if _SURROGATES.search(url):
         return RejectReason.TEXT_SURROGATE
-    repaired = _repaired(url)
-    if not repaired:
-        return RejectReason.TEXT_CONTROL if url.strip() else RejectReason.URL_INVALID
-    parsed = _parse(repaired)
-    if parsed is None:
-        return RejectReason.URL_INVALID
-    if parsed.protocol not in _SCHEMES:
+    if _CONTROLS.search(url.strip()):
+        return RejectReason.TEXT_CONTROL
+    parsed = _parsed(_repaired(url))
+    if parsed is not None and parsed.protocol not in _SCHEMES:
         return RejectReason.URL_SCHEME
-    if _resolve(repaired) is not None:
-        return RejectReason.URL_LENGTH
+    if parsed is not None and _possible_host(parsed.hostname):
+        return RejectReason.URL_LENGTH  # it is the canonical form that is too long
     return RejectReason.URL_INVALID
 
 
@@ -102,127 +110,128 @@ def article_id(key: str) -> UUID:
 def _repaired(url: str) -> str:
     """Undo what feeds do to addresses on the way. Empty when there is nothing usable in it."""
     if not url.isprintable():
-        if _CONTROLS.search(url.strip()):
+        url = url.strip()
+        if _CONTROLS.search(url):
             return ""
-        url = url.strip().strip(_INVISIBLE_EDGE)
+        url = url.strip(_INVISIBLE)
     if "<" in url:
         url = url.strip().removeprefix("<![CDATA[").removesuffix("]]>")
         url = _MARKUP_TAIL.sub("", url)
-    if "&" in url and ";" in url:
-        url = _AMPERSAND_ENTITY.sub("&", url)
+    if "&" in url and "#" in url:
+        url = _NUMERIC_AMPERSAND.sub("&", url)
     if url.startswith("//"):
         return "https:" + url
-    if url.count("//") > 1 and (doubled := _DOUBLED_SCHEME.match(url)):
-        url = url[doubled.end() :]
-    return url
+    doubled = _DOUBLED_SCHEME.match(url)
+    return url[doubled.end() :] if doubled else url
 
 
-def _parse(url: str) -> can_ada.URL | None:
+def _parsed(url: str) -> can_ada.URL | None:
     try:
         return can_ada.parse(url)
     except (ValueError, TypeError):  # TypeError: lone surrogates have no UTF-8 form
         return None
 
 
-def _resolve(url: str) -> CanonicalUrl | None:
-    """Parse, unwrap as often as there are wrappings, and put the canonical form together."""
-    found = None
-    while (parsed := _parse(url)) is not None and parsed.protocol in _SCHEMES:
-        host = _host(parsed.hostname)
-        if host is None:
-            break
-        path = parsed.pathname
-        if "%" in path:
-            path = _ESCAPE.sub(_unescape, path)
-        search = parsed.search
-        wrapped = _wrapped(host, path, search)
-        if wrapped is None or wrapped == url:
-            return _assembled(parsed, host, path, search)
-        found = found or (parsed, host, path, search)
-        url = wrapped
-    return _assembled(*found) if found else None
+class _Address(NamedTuple):
+    """The parts of an address, each in canonical form; `port` has its colon, `query` its "?"."""
+
+    scheme: str
+    host: str
+    port: str
+    path: str
+    query: str
+    route: str
+
+    def canonical(self) -> CanonicalUrl | None:
+        site = _site(self.host)
+        if site is None:
+            return None
+        path = _SLASHES.sub("/", self.path) if "//" in self.path else self.path
+        rest = f"{self.query}{self.route}"
+        return CanonicalUrl(
+            f"{self.scheme}//{self.host}{self.port}{self.path}{rest}",
+            f"{site}{self.port}{path.rstrip('/')}{rest}",
+        )
 
 
-def _assembled(parsed: can_ada.URL, host: str, path: str, search: str) -> CanonicalUrl:
-    if ";" in path:
-        path = _SESSION.sub("", path) or "/"
-    if "amp" in host or "amp" in path:
-        host, path = _without_amp(host, path)
-    if search:
-        search = _query(host, search)
-    port = parsed.port
-    if port:
-        port = f":{port}"
-    fragment = parsed.hash
-    fragment = fragment if fragment.startswith("#!/") else ""
-    folded = _folded_host(host)
-    slim = _SLASHES.sub("/", path) if "//" in path else path
-    return CanonicalUrl(
-        f"{parsed.protocol}//{host}{port}{path}{search}{fragment}",
-        f"{folded}{port}{slim.rstrip('/')}{search}{fragment}",
+def _resolved(url: str) -> CanonicalUrl | None:
+    """Parse, and go on to what the address stands for until it stands for itself.
+
+    Every step ahead makes the address shorter, so this ends; and because each one is parsed anew,
+    the result is its own canonical form. A step into something unusable is not taken.
+    """
+    address, target = None, _address(url)
+    while target is not None:
+        address = target
+        url = _wrapped(address) or _without_amp(address)
+        target = _address(url) if url else None
+    return address.canonical() if address else None
+
+
+def _address(url: str) -> _Address | None:
+    parsed = _parsed(url)
+    if parsed is None or parsed.protocol not in _SCHEMES:
+        return None
+    host = _possible_host(parsed.hostname)
+    if host is None:
+        return None
+    query, port, fragment = parsed.search, parsed.port, parsed.hash
+    return _Address(
+        parsed.protocol,
+        host,
+        f":{port}" if port else "",
+        _path(parsed.pathname),
+        _query(host, query) if query else "",
+        # "#!/" begins a route of a page application: another page, not a place in this one.
+        fragment if fragment.startswith("#!/") else "",
     )
 
 
-def _host(host: str) -> str | None:
-    """Host without its trailing dot; None when no such host can exist."""
-    if host.endswith("."):
-        host = host[:-1]
-    if not host or host.startswith(".") or ".." in host or len(host) > _MAX_HOST_CHARACTERS:
-        return None
-    if len(host) > _MAX_LABEL_CHARACTERS and any(
-        len(label) > _MAX_LABEL_CHARACTERS for label in host.split(".")
-    ):
-        return None
-    return host
+def _path(path: str) -> str:
+    if "%" in path:
+        path = _ESCAPE.sub(_unescaped, path)
+    return _NAMED_AMPERSAND.sub("&", path) if "&" in path else path
 
 
-def _unescape(escape: re.Match[str]) -> str:
+def _unescaped(escape: re.Match[str]) -> str:
     """Unreserved characters plain, the rest with upper-case digits (RFC 3986, 6.2.2)."""
     upper = escape[0].upper()
     return _UNRESERVED.get(upper, upper)
 
 
-# --- Query ---
+# --- Host ---
 
 
-def _query(host: str, search: str) -> str:
-    """Query with its "?", trackers removed and the rest sorted; empty when nothing is left."""
-    if "%" in search:
-        search = _ESCAPE.sub(_unescape, search)
-    host_names: frozenset[str] | None = None
-    kept = []
-    for parameter in search[1:].split("&"):
-        name, _, value = parameter.partition("=")
-        name = name.lower()
-        while name.startswith("amp;"):
-            name, parameter = name[4:], parameter[4:]  # noqa: PLW2901 - the parameter, unescaped
-        if not parameter or _is_tracker(name, value, host):
-            continue
-        if host_names is None:
-            host_names = _host_parameters(host)
-        if name not in host_names:
-            kept.append(parameter)
-    if not kept:
-        return ""
-    kept.sort()
-    return "?" + "&".join(kept)
+def _possible_host(host: str) -> str | None:
+    """Take the trailing dot off a parsed host; None when the name system has no room for it."""
+    host = host.removesuffix(".")
+    if not host or host.startswith(".") or ".." in host or len(host) > _MAX_HOST_CHARACTERS:
+        return None
+    if max(map(len, host.split("."))) > _MAX_LABEL_CHARACTERS:
+        return None
+    return host
 
 
-def _is_tracker(name: str, value: str, host: str) -> bool:
-    if name in RULES.parameter_names or name.startswith(RULES.parameter_prefixes):
-        return True
-    values = RULES.parameter_values.get(name)
-    if values is None:
-        return False
-    value = value.lower()
-    return value in values or (name == "ref" and value.removeprefix("www.") == _bare(host))
+@lru_cache(maxsize=8192)
+def _site(host: str) -> str | None:
+    """Host as the key has it, without `www.` and mobile prefix; None when it is not canonical."""
+    parsed = _parsed(f"http://{host}/")
+    if parsed is None or parsed.hostname != host or _possible_host(host) != host:
+        return None
+    folded = None
+    while folded != host:
+        folded = host
+        rest = host.removeprefix("www.")
+        if "." in rest:
+            host = rest
+        if host.startswith(RULES.mobile_prefixes) and host not in RULES.mobile_sections:
+            rest = host.partition(".")[2]
+            if registered_domain(rest):
+                host = rest
+    return host
 
 
-def _bare(host: str) -> str:
-    return host.removeprefix("www.")
-
-
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def _host_parameters(host: str) -> frozenset[str]:
     """Every name that the rules of this host and the domains above it remove."""
     return frozenset[str]().union(
@@ -237,60 +246,95 @@ def _domains(host: str) -> Iterator[str]:
         host = host.partition(".")[2]
 
 
-# --- AMP, mobile hosts, wrappers ---
+# --- Query ---
 
 
-def _wrapped(host: str, path: str, search: str) -> str | None:
-    """Give the address that this one merely leads to, None when it stands for itself."""
+def _query(host: str, search: str) -> str:
+    """Query with its "?", trackers removed and the rest sorted; empty when nothing is left."""
+    if "%" in search:
+        search = _ESCAPE.sub(_unescaped, search)
+    host_names = _host_parameters(host)
+    kept = []
+    for escaped in search[1:].split("&"):
+        parameter = escaped
+        while parameter.startswith("amp;"):
+            parameter = parameter[4:]
+        name, _, value = parameter.partition("=")
+        name = name.lower()
+        if parameter and name not in host_names and not _is_tracker(name, value, host):
+            kept.append(parameter)
+    if not kept:
+        return ""
+    kept.sort()
+    return "?" + "&".join(kept)
+
+
+def _is_tracker(name: str, value: str, host: str) -> bool:
+    if name in RULES.parameter_names or name.startswith(RULES.parameter_prefixes):
+        return True
+    values = RULES.parameter_values.get(name)
+    if values is None:
+        return False
+    value = value.lower()
+    own_site = name == "ref" and value.removeprefix("www.") == host.removeprefix("www.")
+    return own_site or value in values
+
+
+# --- AMP and wrappers ---
+
+
+def _wrapped(address: _Address) -> str:
+    """Give the address that a cache, viewer, redirect or share link leads to, "" for others."""
+    host, path, query = address.host, address.path, address.query
     if host.endswith(RULES.amp_caches) and path.startswith(("/c/", "/v/")):
-        return _amp_target(path[3:], search)
+        return _amp_target(path[3:], query)
     if path.startswith("/amp/") and "google." in host and _is_google(host):
-        return _amp_target(path[5:], search)
-    names = RULES.wrappers.get(host + path.rstrip("/")) if search else None
-    if names is None:
-        return None
-    values = dict(
-        reversed([parameter.split("=", 1) for parameter in search[1:].split("&") if "=" in parameter])
-    )
-    for name in names:
-        target = unquote_plus(values.get(name, ""))
-        if target.startswith(("http://", "https://")):
-            return target
-    return None
+        return _amp_target(path[5:], query)
+    names = RULES.wrappers.get(host + path.rstrip("/"), ()) if query else ()
+    parameters = [parameter.partition("=") for parameter in query[1:].split("&")] if names else ()
+    for wanted in names:
+        for name, _, value in parameters:
+            if name == wanted and value.startswith("http"):
+                return unquote_plus(value)
+    return ""
 
 
-def _amp_target(rest: str, search: str) -> str | None:
+def _amp_target(rest: str, query: str) -> str:
     scheme = "http://"
     if rest.startswith("s/"):
         scheme, rest = "https://", rest[2:]
-    return f"{scheme}{rest}{search}" if "." in rest.partition("/")[0] else None
+    return f"{scheme}{rest}{query}" if "." in rest.partition("/")[0] else ""
 
 
 def _is_google(host: str) -> bool:
-    labels = _bare(host).split(".")
+    labels = host.removeprefix("www.").split(".")
     return labels[0] == "google" and len(labels) <= 3  # noqa: PLR2004 - google.com, google.co.uk
 
 
-def _without_amp(host: str, path: str) -> tuple[str, str]:
+def _without_amp(address: _Address) -> str:
+    """Give the address without AMP marks and session ids, "" when it has none."""
+    host, path = address.host, address.path
+    if ";" in path:
+        path = _SESSION.sub("", path)
     if host.startswith("amp."):
         rest = RULES.amp_hosts.get(host) or host[4:]
-        if _has_owner(rest):
-            host = rest
-    marked = None
-    while marked != path:
-        marked = path
-        path = _without_amp_marker(host, path)
-    return host, path
+        host = rest if registered_domain(rest) else host
+    if "amp" in path:
+        path = _without_amp_mark(host, path)
+    if host == address.host and path == address.path:
+        return ""
+    return f"{address.scheme}//{host}{address.port}{path}{address.query}{address.route}"
 
 
-def _without_amp_marker(host: str, path: str) -> str:
-    """Take one AMP marker off the path, where what remains is plainly an article's path."""
+def _without_amp_mark(host: str, path: str) -> str:
+    """Take one AMP mark off the path, where what remains is plainly an article's path."""
     if path.startswith("/amp/") and _names_an_article(path[4:]):
         return path[4:]
     stem = path.rstrip("/")
     for ending, replacement in ((".amp.html", ".html"), (".amp", ""), ("/amp", "")):
-        if stem.endswith(ending) and _names_an_article(stem[: -len(ending)]):
-            return stem[: -len(ending)] + replacement
+        rest = stem.removesuffix(ending)
+        if rest != stem and ("." in rest or _names_an_article(rest)):
+            return rest + replacement
     for domain in _domains(host):
         written, meant = RULES.amp_paths.get(domain, ("", ""))
         if written and path.startswith(written):
@@ -299,26 +343,5 @@ def _without_amp_marker(host: str, path: str) -> str:
 
 
 def _names_an_article(path: str) -> bool:
-    """Tell `/2020/05/25/slug` from `/tags`, which has a page `/tags/amp` of its own."""
-    return "-" in path or "_" in path or any(map(str.isdigit, path)) or len(path) > 30  # noqa: PLR2004
-
-
-@lru_cache(maxsize=4096)
-def _folded_host(host: str) -> str:
-    """Host without `www.` and the prefix of a mobile edition."""
-    folded = None
-    while folded != host:
-        folded = host
-        rest = host.removeprefix("www.")
-        if "." in rest:
-            host = rest
-        if host.startswith(RULES.mobile_prefixes) and host not in RULES.mobile_sections:
-            rest = host.partition(".")[2]
-            if _has_owner(rest):
-                host = rest
-    return host
-
-
-def _has_owner(host: str) -> bool:
-    """Tell a registrable domain, or one below it, from a public suffix such as `co.uk`."""
-    return "." in host and _PUBLIC_SUFFIXES.privatesuffix(host) is not None
+    """Tell `/2020/05/25/slug` from `/tags`, which may have a page `/tags/amp` of its own."""
+    return not _ARTICLE_PATH.isdisjoint(path) or len(path) > _ARTICLE_PATH_CHARACTERS
