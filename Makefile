@@ -1,0 +1,80 @@
+# Every verb works on a fresh Linux machine with Python 3.11+ (venv) and make; see `make help`.
+# Arguments for the program go into ARGS:  make demo ARGS="--exit"
+
+SHELL := /bin/sh
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_READY := $(VENV)/.newsloom-demo
+DEV_READY := $(VENV)/.newsloom-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# -- use ---------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(DEMO_READY)  ## a real Kafka and Postgres, the samples through them, a summary (ARGS="--exit" returns)
+	@$(BIN)/newsloom demo $(ARGS)
+
+.PHONY: trace
+trace: $(DEMO_READY)  ## what becomes of one record: make trace ARGS="path/to/record.md"
+	@$(BIN)/newsloom trace $(ARGS)
+
+.PHONY: services-stop
+services-stop:  ## stop the Kafka and Postgres that the demo started
+	@$(BIN)/newsloom services stop
+
+# -- check -------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(DEV_READY)  ## the whole test suite against real services (ARGS="tests/unit -x" narrows it)
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(DEV_READY)  ## ruff, mypy, import contracts, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+.PHONY: fix
+fix: $(DEV_READY)  ## let ruff mend and format what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: coverage
+coverage: $(DEV_READY)  ## the test suite with branch coverage
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report
+
+# -- maintain ----------------------------------------------------------------------------------------
+
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	--all-build-deps --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	--no-header --no-annotate $(ARGS)
+
+.PHONY: lock
+lock: $(DEV_READY)  ## recompute the lock files (ARGS="--upgrade" takes newer versions)
+	$(COMPILE) --extra lang --extra embedded --extra dev -o requirements-dev.lock pyproject.toml
+	$(COMPILE) -c requirements-dev.lock --extra lang --extra embedded -o requirements-demo.lock pyproject.toml
+	$(COMPILE) -c requirements-dev.lock -o requirements.lock pyproject.toml
+
+.PHONY: clean
+clean:  ## remove .venv, caches and build output (not .newsloom, where the demo's data is)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist \
+		service/*.egg-info .coverage htmlcov
+	find service tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run instant. Each lock file names the whole of what it installs.
+$(DEMO_READY): tools/install requirements-demo.lock pyproject.toml
+	@if [ -e $(DEV_READY) ] && [ $(DEV_READY) -nt pyproject.toml ] && [ $(DEV_READY) -nt requirements-demo.lock ]; \
+		then :; else tools/install requirements-demo.lock; fi
+	@touch $@
+
+$(DEV_READY): tools/install requirements-dev.lock pyproject.toml
+	@tools/install requirements-dev.lock
+	@touch $@
