@@ -1,0 +1,255 @@
+"""From a record to its article: types of the store, canonical URLs, hashes. Nothing is cleaned here.
+
+The hashes are over the record as it was published, so that a change in an enrichment step does not
+make a revision of everything: white space folded, URLs as article keys, topics sorted, scalars as
+text. Signals (heat, quality, ratings) and `secured` are left out at any depth.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final
+
+import orjson
+
+from newsloom.core.article import Article, ArticleUrl, Image, Provider, Ratings, Signals, UrlKind
+from newsloom.core.audit import MISSING_URL, canonical_or_none, is_absolute
+from newsloom.core.problems import Invalid, Problem
+from newsloom.core.record_models import (
+    URL_FIELDS,
+    Fields,
+    Record,
+    RecordImage,
+    RecordProvider,
+    RelatedRecord,
+)
+from newsloom.errors import RejectReason
+
+CONTENT_VERSION: Final = b"newsloom.content:1"
+"""Part of every hash. Raise it when the rules here change: stored articles are then revised once."""
+
+_UNKNOWN: Final = -1
+_NOT_CONTENT: Final = frozenset(("heat", "quality", "ratings", "secured"))
+_KINDS: Final = tuple(zip(UrlKind, URL_FIELDS, strict=True))
+_FIELD_HASH_DIGITS: Final = 16
+
+# Spellings that YAML 1.1 and JSON give one value; front matter carries them as they were written.
+_BOOLEANS: Final = {
+    spelling: value
+    for value, words in (("true", ("true", "yes", "on")), ("false", ("false", "no", "off")))
+    for word in words
+    for spelling in (word, word.capitalize(), word.upper())
+}
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15}(?:[eE][+-]?[0-9]{1,2})?)\Z")
+
+
+def article_from_record(record: Record) -> Article:
+    """Return the article that a record means, its related ones as mentions, in order.
+
+    Raises `Rejected` only for a record without a usable URL, which parsing has refused before.
+    """
+    mentions = tuple(_article(entry, (), is_mention=True) for entry in record.related or ())
+    return _article(record, mentions, is_mention=False)
+
+
+def _article(entry: RelatedRecord, related: tuple[Article, ...], *, is_mention: bool) -> Article:
+    urls = _urls(entry)
+    content = _content(entry, urls)
+    if related:
+        content["related"] = [mention.content_hash.hex() for mention in related]
+    return Article(
+        urls=urls,
+        content_hash=_digest(b"", content),
+        # Only revisions of full records tell which fields changed.
+        field_hashes={} if is_mention else _field_hashes(content),
+        title=entry.title,
+        is_mention=is_mention,
+        excerpt=entry.excerpt,
+        body=entry.body if isinstance(entry, Record) else None,
+        type=entry.type,
+        category=entry.category,
+        declared_language=entry.language,
+        locale=entry.locale,
+        published_at=_utc(entry.published_date_time),
+        updated_at=_utc(entry.updated_date_time),
+        is_published=entry.published,
+        is_removed=bool(entry.removed),
+        provider=_provider(entry.provider) if entry.provider else Provider(),
+        topics=tuple(entry.topics or ()),
+        tags=tuple(entry.tags or ()),
+        categories=tuple(entry.categories or ()),
+        levels=tuple(entry.levels or ()),
+        images=_images(entry.images or ()),
+        featured_content=entry.featured_content,
+        price=entry.price,
+        length=entry.length,
+        actions=tuple(entry.actions or ()),
+        items=tuple(entry.items or ()),
+        extra=entry.__pydantic_extra__ or {},
+        signals=_signals(entry),
+        secured=entry.secured,
+        related=related,
+    )
+
+
+def _urls(entry: RelatedRecord) -> tuple[ArticleUrl, ...]:
+    """Return the usable URLs in the order of trust, the first of each key."""
+    found: dict[str, ArticleUrl] = {}
+    values = entry.__dict__
+    for kind, name in _KINDS:
+        given = values[name]
+        if given is None:
+            continue
+        canonical = canonical_or_none(given)
+        if canonical is not None and canonical.key not in found:
+            found[canonical.key] = ArticleUrl(kind, given, canonical)
+    if not found:
+        raise Invalid.of([Problem(MISSING_URL, RejectReason.NOT_AN_ARTICLE, "missing")])
+    return tuple(found.values())
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)
+
+
+def _images(images: Iterable[RecordImage]) -> tuple[Image, ...]:
+    return tuple(
+        Image(i.url, i.width, i.height, i.is_cached, i.title, i.attribution)
+        for i in images
+        if is_absolute(i.url)
+    )
+
+
+def _provider(provider: RecordProvider) -> Provider:
+    extra = provider.__pydantic_extra__ or {}
+    if provider.authors:
+        extra = {**extra, "authors": provider.authors}
+    return Provider(provider.name, provider.domain, _images(provider.images or ()), extra)
+
+
+def _signals(entry: RelatedRecord) -> Signals:
+    ratings = entry.ratings
+    return Signals(
+        quality=None if entry.quality == _UNKNOWN else entry.quality,
+        heat=None if entry.heat == _UNKNOWN else entry.heat,
+        ratings=Ratings(ratings.count, ratings.average) if ratings else None,
+    )
+
+
+# -- content hashes --------------------------------------------------------------------------------
+
+
+def _content(entry: RelatedRecord, urls: Iterable[ArticleUrl]) -> dict[str, Any]:
+    """Return what a reader would see, folded: equal values mean equal content."""
+    content: dict[str, Any] = {}
+    for name, value in entry.__dict__.items():
+        if value is not None and (fold := _FOLDS.get(name)) is not None:
+            folded = fold(value)
+            if folded not in _EMPTY:
+                content[name] = folded
+    for name in URL_FIELDS:
+        given = entry.__dict__[name]
+        if given is not None and (canonical := canonical_or_none(given)) is not None:
+            content[name] = canonical.key
+    if extra := _free_form(entry.__pydantic_extra__ or {}):
+        content["extra"] = extra
+    return content
+
+
+def _field_hashes(content: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: _digest(name.encode(), value).hex()[:_FIELD_HASH_DIGITS]
+        for name, value in content.items()
+    }
+
+
+def _digest(name: bytes, value: object) -> bytes:
+    serialised = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return sha256(b"%b\0%b\0%b" % (CONTENT_VERSION, name, serialised)).digest()
+
+
+def _text(value: str) -> str:
+    return " ".join(value.split())
+
+
+def _sorted_texts(values: Iterable[str]) -> list[str]:
+    return sorted({_text(value) for value in values})
+
+
+def _texts(values: Iterable[str]) -> list[str]:
+    return [_text(value) for value in values]
+
+
+def _moment(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat()
+
+
+def _part(part: Fields) -> dict[str, Any]:
+    return _free_form({**part.__dict__, **(part.__pydantic_extra__ or {})})
+
+
+def _image_list(images: Iterable[RecordImage]) -> list[dict[str, Any]]:
+    return [_part(image) for image in images]
+
+
+def _provider_part(provider: RecordProvider) -> dict[str, Any]:
+    part = _part(provider)
+    if images := _image_list(provider.images or ()):
+        part["images"] = images
+    return part
+
+
+def _free_form(value: Any) -> Any:
+    """Fold data of any shape; numbers and booleans become text, as front matter has them."""
+    if isinstance(value, str):
+        return _scalar(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, dict):
+        folded = {
+            name: _free_form(item) for name, item in value.items() if name not in _NOT_CONTENT
+        }
+        return {name: item for name, item in folded.items() if item not in _EMPTY}
+    if isinstance(value, list):
+        return [item for item in map(_free_form, value) if item is not None]
+    return None
+
+
+def _scalar(text: str) -> str:
+    if text in _BOOLEANS:
+        return _BOOLEANS[text]
+    if _DECIMAL.match(text):
+        return repr(float(text))
+    return _text(text)
+
+
+_EMPTY: Final = (None, "", [], {})
+_FOLDS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "category": _text,
+    "title": _text,
+    "excerpt": _text,
+    "body": _text,
+    "type": _text,
+    "featured_content": _text,
+    "price": _scalar,
+    "length": _scalar,
+    "locale": _text,
+    "language": _text,
+    "published_date_time": _moment,
+    "updated_date_time": _moment,
+    "published": bool,
+    "removed": bool,
+    "provider": _provider_part,
+    "topics": _sorted_texts,
+    "tags": _texts,
+    "categories": _texts,
+    "levels": _texts,
+    "images": _image_list,
+    "actions": _free_form,
+    "items": _free_form,
+}
