@@ -102,8 +102,7 @@ SAME = [
     "https://www.google.com/amp/s/www.example.com/2020/05/25/some-story/amp",
     "https://google.co.uk/amp/s/amp.example.com/2020/05/25/some-story",
     "https://www.google.com/url?q=https://www.example.com/2020/05/25/some-story&sa=U&usg=x",
-    "https://www.google.com/amp/s/www-example-com.cdn.ampproject.org/c/s/www.example.com"
-    "/2020/05/25/some-story",
+    "https://www.google.com/amp/s/x.cdn.ampproject.org/c/s/example.com/2020/05/25/some-story",
     "https://www.example.com//2020/05//25/some-story",
     "https://www.example.com/2020/05/../05/25/%73ome-story",
 ]
@@ -318,8 +317,8 @@ def distinct_urls() -> list[str]:
 
 
 def made_up_urls(rng: random.Random) -> list[str]:
-    words = ["council", "storm", "budget", "harbour", "museum", "vote", "river", "bridge", "school", "amp", "camp", "m"]
-    urls = set()
+    words = "council storm budget harbour museum vote river school amp camp m".split()  # noqa: SIM905
+    urls: set[str] = set()
     while len(urls) < 3000:
         host = (
             rng.choice(["", "www.", "news."]) + rng.choice(words) + rng.choice([".org", ".co.uk"])
@@ -381,6 +380,5 @@ def test_variants_of_an_article_reach_its_key() -> None:
             tried[form] = tried.get(form, 0) + 1
             if key(variant) != key(url):
                 missed.setdefault(form, []).append(variant)
-    print({form: (len(missed.get(form, [])), count) for form, count in tried.items()})
     figures = {form: 1 - len(missed.get(form, [])) / count for form, count in tried.items()}
     assert min(figures.values()) >= 0.99, (figures, {k: v[:5] for k, v in missed.items()})

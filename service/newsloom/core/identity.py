@@ -29,7 +29,7 @@ MAX_URL_CHARACTERS: Final = 2048
 _MAX_HOST_CHARACTERS = 253
 _MAX_LABEL_CHARACTERS = 63
 _SCHEMES = ("http:", "https:")
-_ARTICLE_PATH = frozenset("-_%0123456789")
+_ARTICLE_PATH = frozenset("-_.%0123456789")
 _ARTICLE_PATH_CHARACTERS = 30
 _NAMESPACE = b"newsloom:1\0"
 
@@ -333,7 +333,7 @@ def _without_amp_mark(host: str, path: str) -> str:
     stem = path.rstrip("/")
     for ending, replacement in ((".amp.html", ".html"), (".amp", ""), ("/amp", "")):
         rest = stem.removesuffix(ending)
-        if rest != stem and ("." in rest or _names_an_article(rest)):
+        if rest != stem and _names_an_article(rest):
             return rest + replacement
     for domain in _domains(host):
         written, meant = RULES.amp_paths.get(domain, ("", ""))
@@ -343,5 +343,5 @@ def _without_amp_mark(host: str, path: str) -> str:
 
 
 def _names_an_article(path: str) -> bool:
-    """Tell `/2020/05/25/slug` from `/tags`, which may have a page `/tags/amp` of its own."""
+    """Tell `/2020/05/25/slug` and `/a.html` from `/tags`, which may have a page `/tags/amp`."""
     return not _ARTICLE_PATH.isdisjoint(path) or len(path) > _ARTICLE_PATH_CHARACTERS
