@@ -1,6 +1,6 @@
 """What the flows ask of the outside world. Adapters give it; contract tests hold them to it."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -28,7 +28,7 @@ class Delivery:
 
 
 class Anchor(NamedTuple):
-    """The last delivery applied, remembered to notice a Kafka topic that is not the same any more."""
+    """The last delivery applied, remembered to notice when a Kafka topic is another one."""
 
     offset: int
     timestamp_ms: int
@@ -37,7 +37,7 @@ class Anchor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A partition's stored position, taken over by the caller: older owners are fenced from now on."""
+    """A partition's stored position, taken over by the caller: older owners are fenced."""
 
     partition: TopicPartition
     epoch: int
@@ -69,11 +69,19 @@ class Fenced(Exception):  # noqa: N818 - a state of the world, as `Unavailable` 
 
 
 class BatchRefused(Exception):  # noqa: N818 - as above
-    """The store refuses the rows themselves (SQLSTATE class 22, 23, 54): halve the batch to find which."""
+    """The store refuses rows (SQLSTATE class 22, 23, 54): halve the batch to find which."""
 
     def __init__(self, sqlstate: str) -> None:
         super().__init__(f"SQLSTATE {sqlstate}")
         self.sqlstate = sqlstate
+
+
+class Unreadable(Exception):  # noqa: N818 - as above
+    """What Kafka holds at a partition's position cannot be parsed; it may be a passing fault."""
+
+
+class PositionLost(Exception):  # noqa: N818 - as above
+    """A position is outside its partition's log: claim again, which tells why and parks."""
 
 
 class ArticleStore(Protocol):
@@ -94,39 +102,39 @@ class ArticleStore(Protocol):
         """
 
     async def park(self, partition: TopicPartition, epoch: int, reason: str | None) -> None:
-        """Mark a partition as waiting for an operator, or (None) as running. Fenced like `apply`."""
+        """Mark a partition as waiting for an operator (None: as running). Fenced."""
 
 
-RebalanceListener = Callable[[frozenset[TopicPartition]], None]
-"""Told synchronously which partitions are now assigned; must not wait for anything."""
+class OwnershipListener(Protocol):
+    """Told which partitions are ours. Called on the event loop, between two polls."""
 
-RevocationListener = Callable[[frozenset[TopicPartition]], Awaitable[None]]
-"""Told which partitions go away; may wait shortly for work in flight to end."""
+    def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """These, and only these, are ours from now on. Must not wait for anything."""
+
+    async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """These go away; may wait shortly for work in flight, and must not raise."""
 
 
 class EventSource(Protocol):
     """Where deliveries come from: partitions assigned to this process by somebody else.
 
-    A newly assigned partition is paused until `start_at` is called for it. Any exception out of
-    `poll` may have swallowed deliveries: every partition must be sought again.
+    A newly assigned partition gives nothing until `start_at` is called for it. `poll` raises
+    `Unreadable`, `PositionLost` or `Unavailable`; any of them may have swallowed deliveries, of
+    other partitions too: all that were named must be started again where they stood.
+    Calls for a partition that is not ours any more do nothing.
     """
 
     async def poll(
-        self, timeout_seconds: float, max_records: int
+        self, partitions: Sequence[TopicPartition], timeout_seconds: float, max_records: int
     ) -> Mapping[TopicPartition, Sequence[Delivery]]:
-        """Return what has arrived; empty after `timeout_seconds`. Never blocks longer."""
+        """Return what has arrived for these; empty after `timeout_seconds`.
 
-    async def poll_one(self, partition: TopicPartition, timeout_seconds: float) -> Delivery | None:
-        """Return the next delivery of one partition at its present position, if it comes in time."""
+        The others keep what was fetched for them. With no partition named it fetches nothing and
+        only keeps the membership alive.
+        """
 
     def start_at(self, partition: TopicPartition, offset: int) -> None:
-        """Seek and resume. Ignored when the partition is not ours any more."""
-
-    def pause(self, partition: TopicPartition) -> None:
-        """Stop fetching a partition. Ignored when it is not ours any more."""
-
-    def resume(self, partition: TopicPartition) -> None:
-        """Fetch a partition again from its present position."""
+        """Go on from this offset."""
 
     def assignment(self) -> frozenset[TopicPartition]:
         """Return the partitions that are ours now."""
@@ -137,7 +145,7 @@ class EventSource(Protocol):
         """Return log start and log end (the offset after the last readable delivery)."""
 
     def end_offset(self, partition: TopicPartition) -> int | None:
-        """Return the log end as the last fetch saw it, without asking."""
+        """Return the log end as the last fetch saw it, without asking; None before the first."""
 
     async def mirror(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Copy positions to the consumer group, for lag tools only. Best effort."""
+        """Copy positions to the consumer group, for lag tools only. Best effort, bounded wait."""

@@ -1,7 +1,7 @@
 """An article: what is to be stored of one record, or of one entry of its `related` list.
 
-`Record` is what a publisher wrote; `Article` is what it means, in the types of the store. Both forms
-share this one class: a mention is an article with `is_mention` set, no `related` of its own.
+`Record` is what a publisher wrote; `Article` is what it means, in the types of the store. Both
+forms share this one class: a mention is an article with `is_mention` set, no `related` of its own.
 """
 
 from collections.abc import Mapping
@@ -73,6 +73,9 @@ class Signals(NamedTuple):
     ratings: Ratings | None = None
 
 
+NO_SIGNALS = Signals()
+
+
 class OrderKey(NamedTuple):
     """Decides which of two deliveries of one article is the newer. Compares as a tuple."""
 
@@ -116,7 +119,7 @@ class Article:
     actions: tuple[Mapping[str, object], ...] = ()
     items: tuple[object, ...] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
-    signals: Signals = Signals()
+    signals: Signals = NO_SIGNALS
     secured: str | None = field(default=None, repr=False)
     related: tuple["Article", ...] = ()
     # Filled by the enrichment steps.

@@ -1,7 +1,8 @@
 """What goes into a batch, what comes out of it, and the law that nothing gets lost between.
 
-`Observation`s and `DeadLetter`s go in, one for each delivery; `Writes` come out: rows, not statements.
-`newsloom.core.fold` turns the one into the other; a store gathers its input and carries out its result.
+`Observation`s and `DeadLetter`s go in, one for each delivery; `Writes` come out: rows, not
+statements. `newsloom.core.fold` turns the one into the other; a store gathers the input and carries
+out the result.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from newsloom.core.article import Article, OrderKey, Signals
 
 
 class Outcome(StrEnum):
-    """What became of a delivery: exactly one each. Metric label, receipt and column use these words."""
+    """What became of a delivery: exactly one each. Label, receipt and column say the same."""
 
     CREATED = "created"
     REVISED = "revised"
@@ -190,7 +191,7 @@ class Change(NamedTuple):
 
 
 class Merge(NamedTuple):
-    """Everything stored under `loser` moves to `winner`; its revision numbers rise by the offset."""
+    """All that is stored under `loser` moves to `winner`; revision numbers rise by the offset."""
 
     loser: UUID
     winner: UUID
@@ -222,7 +223,11 @@ class BatchReport:
 
     @classmethod
     def of(
-        cls, outcomes: Sequence[Outcome], dead_letters: Iterable[DeadLetter], consumed: int, mentions: int
+        cls,
+        outcomes: Sequence[Outcome],
+        dead_letters: Iterable[DeadLetter],
+        consumed: int,
+        mentions: int,
     ) -> "BatchReport":
         """Count the outcomes of `consumed` deliveries."""
         return cls(

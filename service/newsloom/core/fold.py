@@ -244,7 +244,9 @@ class _Fold:
     def _merge_contents(self, winner: _Entry, loser: _Entry) -> None:
         """Keep the newer of two current contents, full over mention; archive the other if full."""
         kept, lost = winner.head, loser.head
-        newer, older = (winner, loser) if _content_rank(winner) > _content_rank(loser) else (loser, winner)
+        newer, older = (
+            (winner, loser) if _content_rank(winner) > _content_rank(loser) else (loser, winner)
+        )
         head, current, other = newer.head, newer.version, older.version
         assert current is not None and other is not None  # noqa: S101, PT018 - both are known
         if head.signals != older.head.signals:
@@ -272,7 +274,12 @@ class _Fold:
         return self._state.field_hashes[version.stored_id]
 
     def _replace(
-        self, entry: _Entry, article: Article, order_key: OrderKey, *, changed_fields: tuple[str, ...]
+        self,
+        entry: _Entry,
+        article: Article,
+        order_key: OrderKey,
+        *,
+        changed_fields: tuple[str, ...],
     ) -> None:
         content = Content(article, order_key.observed_at, changed_fields)
         entry.version = _Version(content=content)
@@ -316,7 +323,10 @@ class _Fold:
         """Turn the working set into rows, ids of merged articles replaced by their survivors."""
         writes = Writes(
             report=BatchReport.of(
-                [outcome for _, outcome in outcomes], self._dead_letters, len(outcomes), self._mentions
+                [outcome for _, outcome in outcomes],
+                self._dead_letters,
+                len(outcomes),
+                self._mentions,
             ),
             outcomes=outcomes,
             dead_letters=self._dead_letters,
@@ -348,7 +358,9 @@ class _Fold:
             assert version.stored_id is not None  # noqa: S101 - in memory or stored, nothing else
             if version.stored_id != owner and entry.is_stored:
                 writes.content_drops.append(owner)
-            writes.content_moves.append(ContentMove(version.stored_id, owner, version.changed_fields))
+            writes.content_moves.append(
+                ContentMove(version.stored_id, owner, version.changed_fields)
+            )
 
     def _is_current(self, stored_id: UUID) -> bool:
         version = self._find(stored_id).version

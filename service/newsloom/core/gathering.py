@@ -64,7 +64,7 @@ def _full_head(state: StoredState, key: str) -> UUID | None:
 
 
 class _Ties:
-    """Union-find over URL keys: which stored articles might one batch merge, new keys included?"""
+    """Union-find over URL keys: the stored articles that one batch might merge."""
 
     def __init__(self, state: StoredState) -> None:
         self._state = state
@@ -83,7 +83,9 @@ class _Ties:
         for key in list(self._parents):
             if (alias := self._state.aliases.get(key)) is not None:
                 # One stored article's keys are tied although this batch may not say so.
-                self._parents[self._root(key)] = self._root(owners.setdefault(alias.article_id, key))
+                self._parents[self._root(key)] = self._root(
+                    owners.setdefault(alias.article_id, key)
+                )
         members: dict[str, set[UUID | None]] = {}
         for key in self._parents:
             alias = self._state.aliases.get(key)

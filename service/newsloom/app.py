@@ -1,0 +1,291 @@
+"""The composition root: the only file that names concrete adapters and puts a process together."""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from newsloom.adapters.embedded import EmbeddedServices, default_folder
+from newsloom.adapters.http import admin_routes, serve_admin
+from newsloom.adapters.kafka.consumer import open_source
+from newsloom.adapters.migrations import require_current_schema
+from newsloom.adapters.postgres import PostgresStore, open_store
+from newsloom.backoff import delays, wait_or_stop
+from newsloom.decoding import decode_deliveries
+from newsloom.errors import Unavailable
+from newsloom.failpoints import checkpoint_from_env
+from newsloom.health import Health
+from newsloom.ingest import Ingest
+from newsloom.metrics import Metrics, process_registry, watch_loop_lag
+from newsloom.settings import Settings, SettingsError
+from newsloom.watchdog import start_watchdog
+
+logger = logging.getLogger(__name__)
+
+START_PATIENCE_SECONDS = 30.0
+"""How long a starting role waits for a dependency before it exits with 3."""
+
+
+class Role(StrEnum):
+    """What a process does. `newsloom run` does all of it."""
+
+    INGEST = "ingest"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a process did between start and stop."""
+
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What every role of one process shares."""
+
+    settings: Settings
+    metrics: Metrics
+    health: Health
+    stop: asyncio.Event
+    admin_port: int
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on the fastest event loop that is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+def with_addresses(settings: Settings, *, tell: Callable[[str], None]) -> Settings:
+    """Fill in the embedded services' addresses where none are set, and say so.
+
+    Raises SettingsError when something is missing and the embedded services do not run.
+    """
+    missing = [
+        name
+        for name, value in (
+            ("NEWSLOOM_KAFKA_BOOTSTRAP_SERVERS", settings.kafka.bootstrap_servers),
+            ("NEWSLOOM_POSTGRES_DSN", settings.postgres.dsn),
+        )
+        if value is None
+    ]
+    if not missing:
+        return settings
+    folder = settings.services_dir or default_folder()
+    addresses = EmbeddedServices(folder).addresses()
+    if addresses is None:
+        message = (
+            f"{' and '.join(missing)} not set, and the embedded services do not run: "
+            "set them, or start `newsloom services start`."
+        )
+        raise SettingsError(message)
+    tell(f"using the embedded services in {folder}")
+    return settings.with_services(
+        kafka_bootstrap_servers=addresses.kafka_bootstrap_servers,
+        postgres_dsn=addresses.postgres_dsn,
+    )
+
+
+async def run_roles(
+    settings: Settings,
+    env: Mapping[str, str],
+    *,
+    exit_when_idle_seconds: float | None = None,
+    stop: asyncio.Event | None = None,
+) -> RunSummary:
+    """Run the roles of a process until a signal, `stop`, or (if asked for) idleness.
+
+    Raises Unavailable when a dependency cannot be reached at the start.
+    """
+    stop = stop or asyncio.Event()
+    with stop_on_signals(stop):
+        async with _process(settings, stop) as process:
+            return await _run_ingest(process, env, exit_when_idle_seconds)
+
+
+async def _run_ingest(
+    process: Process, env: Mapping[str, str], exit_when_idle_seconds: float | None
+) -> RunSummary:
+    settings, health, metrics = process.settings, process.health, process.metrics
+    checkpoint = checkpoint_from_env(env, settings)
+    async with _patiently(
+        process, "postgres", lambda: _open_current_store(process, checkpoint)
+    ) as store:
+        ingest = Ingest(
+            store=store,
+            decode=decode_deliveries,
+            settings=settings.ingest,
+            metrics=metrics,
+            health=health,
+            owner_id=owner_id(),
+            jitter=random.random,
+        )
+        topics = [settings.kafka.articles_topic]
+        async with (
+            _patiently(
+                process,
+                "kafka",
+                lambda: open_source(settings.kafka, settings.ingest, topics, ingest),
+            ) as source,
+            asyncio.TaskGroup() as tasks,
+        ):
+            helpers = [
+                tasks.create_task(watch_loop_lag(metrics, process.stop), name="loop-lag"),
+                tasks.create_task(_report_pool(store, process), name="pool"),
+            ]
+            if exit_when_idle_seconds is not None:
+                helpers.append(
+                    tasks.create_task(
+                        _stop_when_idle(ingest, exit_when_idle_seconds, process.stop), name="idle"
+                    )
+                )
+            await ingest.run(source, process.stop)
+            for helper in helpers:
+                helper.cancel()
+        return RunSummary(committed=ingest.committed)
+
+
+@asynccontextmanager
+async def _process(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Process]:
+    """Open the admin port and the watchdog: they are up before the consumer joins."""
+    health = Health(
+        needs=("kafka", "postgres"),
+        owns_partitions=True,
+        stall_after_seconds=settings.ingest.watchdog_seconds,
+    )
+    metrics = Metrics(process_registry(), version=version("newsloom"))
+    routes = admin_routes(registry=metrics.registry, health=health, status=dict)
+    admin = settings.admin
+    async with serve_admin(
+        admin.host,
+        admin.port,
+        routes,
+        max_connections=admin.max_connections,
+        read_timeout_seconds=admin.read_timeout_seconds,
+    ) as port:
+        logger.info("admin port open", extra={"host": admin.host, "port": port})
+        start_watchdog(lambda: health.progress_age_seconds, settings.ingest.watchdog_seconds)
+        yield Process(settings, metrics, health, stop, port)
+
+
+@asynccontextmanager
+async def _open_current_store(
+    process: Process, checkpoint: Callable[[str], Any] | None
+) -> AsyncIterator[PostgresStore]:
+    settings = process.settings
+    await require_current_schema(settings.postgres)
+    async with open_store(
+        settings.postgres,
+        consumer_group=settings.ingest.consumer_group,
+        metrics=process.metrics,
+        checkpoint=checkpoint,
+    ) as store:
+        yield store
+
+
+@asynccontextmanager
+async def _patiently(
+    process: Process, dependency: str, open_it: Callable[[], Any]
+) -> AsyncIterator[Any]:
+    """Open a dependency, waiting for it for a while: in a deployment all start at once."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_PATIENCE_SECONDS
+    waits = delays(0.2, 3.0, random.random)
+    while True:
+        context = open_it()
+        try:
+            opened = await context.__aenter__()
+            break
+        except Unavailable as error:
+            process.health.away(dependency, error.code)
+            if error.systemic or loop.time() > deadline or process.stop.is_set():
+                raise
+            logger.warning(
+                "waiting for a dependency", extra={"dependency": dependency, "code": error.code}
+            )
+        process.health.beat()
+        await wait_or_stop(next(waits), process.stop)
+    process.health.usable(dependency)
+    try:
+        yield opened
+    except BaseException:
+        if not await context.__aexit__(*sys.exc_info()):
+            raise
+    else:
+        await context.__aexit__(None, None, None)
+
+
+async def _stop_when_idle(ingest: Ingest, seconds: float, stop: asyncio.Event) -> None:
+    """Set `stop` once everything in Kafka has been applied and nothing more came for a while."""
+    loop = asyncio.get_running_loop()
+    idle_since: float | None = None
+    seen = -1
+    while not await wait_or_stop(min(0.2, max(seconds, 0.05)), stop):
+        try:
+            idle = await ingest.is_idle()
+        except Unavailable:
+            idle = False
+        if not idle or ingest.committed != seen:
+            seen, idle_since = ingest.committed, (loop.time() if idle else None)
+        elif idle_since is None:
+            idle_since = loop.time()
+        if idle_since is not None and loop.time() - idle_since >= seconds:
+            stop.set()
+
+
+async def _report_pool(store: PostgresStore, process: Process) -> None:
+    while not await wait_or_stop(1.0, process.stop):
+        pool = store.pool_state()
+        process.metrics.set_pool(in_use=pool.in_use, idle=pool.idle, limit=pool.limit)
+
+
+@contextmanager
+def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set `stop` on SIGTERM and SIGINT; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def asked(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        logger.info("stopping", extra={"signal": signal.Signals(number).name})
+        stop.set()
+
+    installed = []
+    for number in signals:
+        # Only the main thread may; tests run roles elsewhere too.
+        with suppress(ValueError, RuntimeError, NotImplementedError):
+            loop.add_signal_handler(number, asked, number)
+            installed.append(number)
+    try:
+        yield
+    finally:
+        for number in installed:
+            loop.remove_signal_handler(number)
+
+
+def owner_id() -> str:
+    """Name this process in the offset rows: for people who ask who owns a partition."""
+    return f"{socket.gethostname()[:40]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+
+
+def services_folder(settings: Settings) -> Path:
+    """Return the folder of the embedded services."""
+    return settings.services_dir or default_folder()

@@ -1,0 +1,97 @@
+"""One assigned partition while it is ours: its position, its queue, and how it is interrupted."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from newsloom.ports import Anchor, Claim, Delivery, TopicPartition
+
+
+class Parked(Exception):  # noqa: N818 - a state, not a fault
+    """The partition waits for an operator. The reason is a code."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True, eq=False)
+class Partition:
+    """One assigned partition. A new assignment makes a new object, so late news cannot reach it."""
+
+    partition: TopicPartition
+    epoch: int = 0
+    incarnation: int = 0
+    next_offset: int = 0
+    """The stored position, as far as we know."""
+    fetch_offset: int = 0
+    """The next delivery to accept from a poll: what lies between is queued."""
+    anchor: Anchor | None = None
+    """Must come first, if set, and be equal: else the Kafka topic is another one."""
+    queue: deque[Delivery] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    """Clear while a transaction is in flight."""
+    is_ready: bool = False
+    is_revoked: bool = False
+    is_waiting: bool = False
+    """A known reason keeps it from moving: a dependency is away, or it is parked."""
+    failed_polls: int = 0
+    interruption: Exception | None = None
+    last_timestamp_ms: int = 0
+
+    def __post_init__(self) -> None:
+        self.quiet.set()
+
+    def accept(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue what a poll brought, the anchor apart."""
+        self.failed_polls = 0
+        for delivery in deliveries:
+            if self.anchor is not None:
+                anchor, self.anchor = self.anchor, None
+                if delivery.offset == anchor.offset and anchor_of(delivery) != anchor:
+                    self.interrupt(Parked("topic.identity"))
+                    return
+            if delivery.offset >= self.fetch_offset:
+                self.queue.append(delivery)
+                self.fetch_offset = delivery.offset + 1
+        self.arrived.set()
+
+    def interrupt(self, error: Exception) -> None:
+        """Make the owner task raise `error` at its next step."""
+        self.is_ready = False
+        self.interruption = error
+        self.arrived.set()
+
+    async def take(self, limit: int) -> list[Delivery]:
+        """Wait for deliveries; empty when the partition has been revoked."""
+        while not self.queue and not self.is_revoked and self.interruption is None:
+            self.arrived.clear()
+            await self.arrived.wait()
+        if self.interruption is not None:
+            raise self.interruption
+        if self.is_revoked:
+            return []
+        return [self.queue.popleft() for _ in range(min(limit, len(self.queue)))]
+
+
+def position_problem(claim: Claim, start: int, end: int) -> str | None:
+    """Compare a stored position with the log's bounds; return why it must park, if it must.
+
+    Never a silent reset: below the log start something was deleted unread (or Postgres restored),
+    above its end the Kafka topic was made anew or this is another cluster.
+    """
+    if claim.next_offset < start:
+        return "offset.gap"
+    if claim.next_offset > end:
+        return "offset.past_end"
+    return None
+
+
+def anchor_of(delivery: Delivery) -> Anchor:
+    """Describe a delivery so that it can be recognised: offset, timestamp, digest of its bytes."""
+    key = delivery.key or b""
+    digest = sha256(len(key).to_bytes(8, "big") + key + (delivery.value or b""))
+    return Anchor(delivery.offset, delivery.timestamp_ms, digest.digest())
