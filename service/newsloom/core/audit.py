@@ -1,6 +1,6 @@
-"""What a record's types cannot say: it needs a usable URL, and its free-form parts must be storable."""
+"""What types cannot say: a record needs a usable URL, and all of it must be storable."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NamedTuple
@@ -14,11 +14,8 @@ from newsloom.errors import RejectReason
 INT64: Final = 2**63
 MISSING_URL: Final = "originalUrl (or webUrl, ampWebUrl, cdnAmpWebUrl)"
 
-_ALIASES: Final = {
-    name: Record.model_fields[name].alias or name
-    for name in (*URL_FIELDS, "actions", "items", "authors")
-    if name in Record.model_fields
-}
+_ALIASES: Final = {name: Record.model_fields[name].alias or name for name in URL_FIELDS}
+_FREE_FORM: Final = frozenset(("actions", "items", "authors"))
 _SAID: Final = {
     RejectReason.URL_SCHEME: "neither http nor https",
     RejectReason.URL_LENGTH: "longer than 2048 characters",
@@ -61,16 +58,50 @@ def audit(record: Record, *, plain: bool = False) -> Findings:
     problems = _audit_urls(record, "", dropped)
     if record.related:
         _audit_related(record, dropped)
-    unknown = 0
-    for part, depth in _parts(record):
-        if extra := part.__pydantic_extra__:
-            unknown += _audit_extra(extra, depth, plain=plain)
-        if isinstance(part, RecordImage):
-            if not is_absolute(part.url):
-                dropped.append("images.url")
-        elif not plain:
-            _check_lists(part, depth)
+    unknown = _audit_entry(record, 1, dropped, plain=plain)
+    for entry in record.related or ():
+        unknown += _audit_entry(entry, 3, dropped, plain=plain)
     return Findings(tuple(problems), tuple(dropped), unknown)
+
+
+def _audit_entry(entry: RelatedRecord, depth: int, dropped: list[str], *, plain: bool) -> int:
+    """Check all parts of one article that may carry unknown fields; return how many they carry."""
+    unknown = _audit_part(entry, depth, plain=plain)
+    if (provider := entry.provider) is not None:
+        unknown += _audit_part(provider, depth + 1, plain=plain)
+        if provider.images:
+            unknown += _audit_images(provider.images, depth + 3, dropped, plain=plain)
+    if entry.ratings is not None:
+        unknown += _audit_part(entry.ratings, depth + 1, plain=plain)
+    if entry.images:
+        unknown += _audit_images(entry.images, depth + 2, dropped, plain=plain)
+    return unknown
+
+
+def _audit_images(
+    images: Iterable[RecordImage], depth: int, dropped: list[str], *, plain: bool
+) -> int:
+    unknown = 0
+    for image in images:
+        if image.__pydantic_extra__:
+            unknown += _audit_part(image, depth, plain=plain)
+        if not is_absolute(image.url):
+            dropped.append("images.url")
+    return unknown
+
+
+def _audit_part(part: Fields, depth: int, *, plain: bool) -> int:
+    extra = part.__pydantic_extra__
+    if extra:
+        for name in [name for name, value in extra.items() if value is None]:
+            del extra[name]  # null is JSON's word for absent, and the wire form leaves it out
+    if not plain:
+        if extra:
+            _check_plain(extra, depth)
+        for name in part.__pydantic_fields_set__ & _FREE_FORM:
+            if value := part.__dict__[name]:
+                _check_plain(value, depth + 1)
+    return len(extra) if extra else 0
 
 
 def _audit_urls(entry: RelatedRecord, prefix: str, dropped: list[str]) -> list[Problem]:
@@ -105,40 +136,6 @@ def _audit_related(record: Record, dropped: list[str]) -> None:
             kept.append(entry)
     if len(kept) != len(record.related or ()):
         record.related = kept
-
-
-def _parts(record: Record) -> Iterator[tuple[Fields, int]]:
-    """Yield every part of a record that may carry unknown fields, with its depth in the document."""
-    yield from _parts_of_entry(record, 1)
-    for entry in record.related or ():
-        yield from _parts_of_entry(entry, 3)
-
-
-def _parts_of_entry(entry: RelatedRecord, depth: int) -> Iterator[tuple[Fields, int]]:
-    yield entry, depth
-    if (provider := entry.provider) is not None:
-        yield provider, depth + 1
-        for image in provider.images or ():
-            yield image, depth + 3
-    if entry.ratings is not None:
-        yield entry.ratings, depth + 1
-    for image in entry.images or ():
-        yield image, depth + 2
-
-
-def _audit_extra(extra: dict[str, Any], depth: int, *, plain: bool) -> int:
-    for name in [name for name, value in extra.items() if value is None]:
-        del extra[name]  # null is JSON's word for absent, and the wire form leaves it out
-    if not plain:
-        _check_plain(extra, depth)
-    return len(extra)
-
-
-def _check_lists(part: Fields, depth: int) -> None:
-    values = part.__dict__
-    for name in ("actions", "items", "authors"):
-        if value := values.get(name):
-            _check_plain(value, depth + 1)
 
 
 def _check_plain(value: dict[str, Any] | list[Any], depth: int) -> None:

@@ -70,8 +70,8 @@ def encode_event(
 ) -> Event:
     """Wrap a record up. The same arguments give the same event, so that a repeat can be recognised.
 
-    Raises ValueError for what no caller should pass: a `source` that is no URI reference, a naive or
-    absurd `observed_at`, a malformed `traceparent`.
+    Raises ValueError for what no caller should pass: a `source` that is no URI reference, a naive
+    or absurd `observed_at`, a malformed `traceparent`.
     """
     if not _SOURCE.match(source):
         raise ValueError("source: 1 to 255 visible ASCII characters are needed")

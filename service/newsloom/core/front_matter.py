@@ -1,15 +1,16 @@
 """Front matter: the YAML between two `---` lines, and the body after them.
 
-Built from libyaml's event stream, not by a YAML constructor: every scalar stays the text its author
-wrote (a headline `NO` is no boolean, `010` no octal number), and what makes YAML dangerous (aliases,
-tags, merge keys) is refused while it streams by, before anything is built from it.
+Built from libyaml's event stream, not by a YAML constructor: every scalar stays the text that was
+written (a headline `NO` is no boolean, `010` no octal number), and what makes YAML dangerous
+(aliases, tags, merge keys) is refused while it streams by, before anything is built from it.
 """
 
 import re
-from typing import Final, NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, NoReturn
 
 import yaml
-from yaml.cyaml import CParser
+from yaml._yaml import CParser
 from yaml.events import (
     AliasEvent,
     DocumentStartEvent,
@@ -53,7 +54,7 @@ class FrontMatter(NamedTuple):
 def split_front_matter(text: str, *, bare: bool = False) -> FrontMatter:
     """Split a record at its `---` lines. CRLF and one byte order mark are accepted.
 
-    `bare` also accepts a text without `---` lines as front matter alone, as .yaml files are written.
+    `bare` also accepts a text without `---` lines as front matter alone, as in .yaml files.
     Raises `Rejected` when there is nothing in it, no front matter, or when it is too long.
     """
     text = text.removeprefix("\ufeff")
@@ -76,7 +77,7 @@ def split_front_matter(text: str, *, bare: bool = False) -> FrontMatter:
 def load_mapping(front: str) -> dict[str, object]:
     """Read YAML into dict, list and str alone; a plain empty, `~` or `null` scalar is None.
 
-    Raises `Rejected` with the exact reason for anything else that YAML has to offer, and for limits.
+    Raises `Rejected` with the exact reason for anything else that YAML can say, and for limits.
     """
     if forbidden := _FORBIDDEN_CONTROLS.search(front):
         line = front.count("\n", 0, forbidden.start()) + 1
@@ -115,14 +116,15 @@ def _kind(error: Exception) -> str:
 _Container = dict[str, object] | list[object]
 
 
-def _build(parser: CParser) -> object:  # noqa: C901 - one loop, a third faster than with calls in it
+def _build(parser: CParser) -> object:  # noqa: C901, PLR0912, PLR0915 - one loop: calls cost
     """Turn events into values in one loop: no recursion, so that depth is a plain count."""
     root: list[object] = []
     container: _Container = root
     key: str | None = None
     outer: list[tuple[_Container, str | None]] = []
     nodes = documents = 0
-    while (event := parser.get_event()) is not None:
+    next_event: Callable[[], Any] = parser.get_event
+    while (event := next_event()) is not None:
         kind = type(event)
         if kind is ScalarEvent:
             value: object = event.value
@@ -190,5 +192,6 @@ def _refuse_node(event: NodeEvent) -> NoReturn:
 
 
 def _refuse(reason: RejectReason, what: str, event: Event) -> NoReturn:
-    line = event.start_mark.line + 1
+    mark = event.start_mark
+    line = mark.line + 1 if mark else 1
     raise Rejected(reason, f"{what} in line {line} of the front matter")

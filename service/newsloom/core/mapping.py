@@ -1,4 +1,4 @@
-"""From a record to its article: types of the store, canonical URLs, hashes. Nothing is cleaned here.
+"""From a record to its article: types of the store, canonical URLs, hashes. Cleans nothing.
 
 The hashes are over the record as it was published, so that a change in an enrichment step does not
 make a revision of everything: white space folded, URLs as article keys, topics sorted, scalars as
@@ -27,7 +27,7 @@ from newsloom.core.record_models import (
 from newsloom.errors import RejectReason
 
 CONTENT_VERSION: Final = b"newsloom.content:1"
-"""Part of every hash. Raise it when the rules here change: stored articles are then revised once."""
+"""Part of every hash. Raised when the rules here change; stored articles are then revised once."""
 
 _UNKNOWN: Final = -1
 _NOT_CONTENT: Final = frozenset(("heat", "quality", "ratings", "secured"))
@@ -55,7 +55,12 @@ def article_from_record(record: Record) -> Article:
 
 def _article(entry: RelatedRecord, related: tuple[Article, ...], *, is_mention: bool) -> Article:
     urls = _urls(entry)
-    content = _content(entry, urls)
+    published_at, updated_at = _utc(entry.published_date_time), _utc(entry.updated_date_time)
+    content = _content(entry)
+    if published_at is not None:
+        content["published_date_time"] = published_at
+    if updated_at is not None:
+        content["updated_date_time"] = updated_at
     if related:
         content["related"] = [mention.content_hash.hex() for mention in related]
     return Article(
@@ -71,8 +76,8 @@ def _article(entry: RelatedRecord, related: tuple[Article, ...], *, is_mention: 
         category=entry.category,
         declared_language=entry.language,
         locale=entry.locale,
-        published_at=_utc(entry.published_date_time),
-        updated_at=_utc(entry.updated_date_time),
+        published_at=published_at,
+        updated_at=updated_at,
         is_published=entry.published,
         is_removed=bool(entry.removed),
         provider=_provider(entry.provider) if entry.provider else Provider(),
@@ -140,19 +145,19 @@ def _signals(entry: RelatedRecord) -> Signals:
 # -- content hashes --------------------------------------------------------------------------------
 
 
-def _content(entry: RelatedRecord, urls: Iterable[ArticleUrl]) -> dict[str, Any]:
+def _content(entry: RelatedRecord) -> dict[str, Any]:
     """Return what a reader would see, folded: equal values mean equal content."""
     content: dict[str, Any] = {}
-    for name, value in entry.__dict__.items():
-        if value is not None and (fold := _FOLDS.get(name)) is not None:
-            folded = fold(value)
-            if folded not in _EMPTY:
-                content[name] = folded
-    for name in URL_FIELDS:
-        given = entry.__dict__[name]
-        if given is not None and (canonical := canonical_or_none(given)) is not None:
-            content[name] = canonical.key
-    if extra := _free_form(entry.__pydantic_extra__ or {}):
+    values = entry.__dict__
+    for name in entry.__pydantic_fields_set__:
+        value = values[name]
+        fold = _FOLDS.get(name)
+        if value is None or fold is None:
+            continue
+        folded = fold(value)
+        if folded or folded is False:
+            content[name] = folded
+    if entry.__pydantic_extra__ and (extra := _mapping(entry.__pydantic_extra__)):
         content["extra"] = extra
     return content
 
@@ -181,12 +186,21 @@ def _texts(values: Iterable[str]) -> list[str]:
     return [_text(value) for value in values]
 
 
-def _moment(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat()
+def _key(url: str) -> str | None:
+    canonical = canonical_or_none(url)
+    return None if canonical is None else canonical.key
 
 
 def _part(part: Fields) -> dict[str, Any]:
-    return _free_form({**part.__dict__, **(part.__pydantic_extra__ or {})})
+    """Fold the scalars and the unknown fields of a part; its typed values have one form already."""
+    folded = {
+        name: _text(value) if type(value) is str else value
+        for name, value in part.__dict__.items()
+        if value is not None and type(value) is not list
+    }
+    if part.__pydantic_extra__:
+        folded.update(_mapping(part.__pydantic_extra__))
+    return folded
 
 
 def _image_list(images: Iterable[RecordImage]) -> list[dict[str, Any]]:
@@ -195,29 +209,29 @@ def _image_list(images: Iterable[RecordImage]) -> list[dict[str, Any]]:
 
 def _provider_part(provider: RecordProvider) -> dict[str, Any]:
     part = _part(provider)
-    if images := _image_list(provider.images or ()):
-        part["images"] = images
+    if provider.images:
+        part["images"] = _image_list(provider.images)
+    if provider.authors:
+        part["authors"] = _free_form(provider.authors)
     return part
 
 
 def _free_form(value: Any) -> Any:
     """Fold data of any shape; numbers and booleans become text, as front matter has them."""
+    if isinstance(value, dict):
+        return _mapping(value)
+    if isinstance(value, list):
+        return [item for item in map(_free_form, value) if item is not None]
     if isinstance(value, str):
         return _scalar(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, dict):
-        folded = {
-            name: _free_form(item) for name, item in value.items() if name not in _NOT_CONTENT
-        }
-        return {name: item for name, item in folded.items() if item not in _EMPTY}
-    if isinstance(value, list):
-        return [item for item in map(_free_form, value) if item is not None]
-    return None
+    return None if value is None else repr(value)
+
+
+def _mapping(value: Mapping[str, Any]) -> dict[str, Any]:
+    folded = {name: _free_form(item) for name, item in value.items() if name not in _NOT_CONTENT}
+    return {name: item for name, item in folded.items() if item}
 
 
 def _scalar(text: str) -> str:
@@ -228,7 +242,6 @@ def _scalar(text: str) -> str:
     return _text(text)
 
 
-_EMPTY: Final = (None, "", [], {})
 _FOLDS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "category": _text,
     "title": _text,
@@ -240,8 +253,6 @@ _FOLDS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "length": _scalar,
     "locale": _text,
     "language": _text,
-    "published_date_time": _moment,
-    "updated_date_time": _moment,
     "published": bool,
     "removed": bool,
     "provider": _provider_part,
@@ -252,4 +263,5 @@ _FOLDS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "images": _image_list,
     "actions": _free_form,
     "items": _free_form,
+    **dict.fromkeys(URL_FIELDS, _key),
 }

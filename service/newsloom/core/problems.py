@@ -7,7 +7,7 @@ from newsloom.errors import Rejected, RejectReason
 
 
 class Problem(NamedTuple):
-    """One finding. `path` is like `related[3].publishedDateTime`; `message` quotes no record text."""
+    """One finding. `path` names a field as in `images.url`; `message` quotes no record text."""
 
     path: str
     reason: RejectReason

@@ -1,6 +1,6 @@
 """The record family as models: the fields that real records carry, under the family's own names.
 
-Only what these models accept reaches Kafka. They keep what they do not know (`extra`), and they know
+Only what these models accept reaches Kafka. They keep what they do not know (`extra`), and know
 nothing of how a broken value is mended or dropped: that is `newsloom.core.salvage`.
 """
 
@@ -31,7 +31,7 @@ URL_FIELDS: Final = ("original_url", "web_url", "amp_web_url", "cdn_amp_web_url"
 
 
 class Fields(BaseModel):
-    """Common to all parts of a record: camelCase outside, unknown fields kept, no input in errors."""
+    """Common to all parts: camelCase outside, unknown fields kept, no input in errors."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -108,14 +108,14 @@ class RelatedRecord(Fields):
 class Record(RelatedRecord):
     """One source document: an article with its related ones and its body.
 
-    A title and one valid http(s) URL out of originalUrl, webUrl, ampWebUrl, cdnAmpWebUrl are needed.
+    Needed: a title and one valid http(s) URL of originalUrl, webUrl, ampWebUrl, cdnAmpWebUrl.
     """
 
     related: Annotated[list[RelatedRecord], Field(max_length=MAX_RELATED)] | None = None
     body: LongText | None = None
 
     def to_wire(self) -> bytes:
-        """Return the record as the one JSON object that travels on Kafka; absent fields are left out.
+        """Return the one JSON object that travels on Kafka; absent fields are left out.
 
         `record_from_json` gives an equal record back.
         """

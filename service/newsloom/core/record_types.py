@@ -1,8 +1,8 @@
 """The types of a record's values: strict where types mislead, and as fast as the JSON parser.
 
 A value is a number, a boolean or a time both in JSON's own type and as the text that front matter
-carries. All of it is checked inside pydantic's core: a Python function for each value would cost more
-than parsing the record.
+carries. All of it is checked inside pydantic's core: a Python function for each value would cost
+more than parsing the record.
 """
 
 from datetime import UTC, datetime

@@ -1,8 +1,8 @@
 """Getting what is good out of a record whose values are not all as they should be.
 
-Only records that fail the models come here, so this may take its time. Each pass asks the models what
-is wrong and mends it (a number where a text belongs, one name where a list of names belongs) or drops
-the value; what cannot be dropped without losing the article becomes a `Problem`.
+Only records that fail the models come here, so this may take its time. Each pass asks the models
+what is wrong and mends it (a number where a text belongs, one name where a list of names belongs)
+or drops the value; what cannot be dropped without losing the article becomes a `Problem`.
 """
 
 import re
@@ -32,7 +32,7 @@ _MISSING: Final = object()
 
 
 class Salvage:
-    """One record being mended. `dropped`: names of values left out. `problems`: why it is refused."""
+    """One record being mended. `dropped`: values left out. `problems`: why it is refused."""
 
     def __init__(self, tree: object) -> None:
         if not isinstance(tree, dict):
