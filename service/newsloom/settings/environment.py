@@ -163,12 +163,11 @@ def read_secret_file(path: Path, insecure: bool) -> str:  # noqa: FBT001 - shape
     cannot choose, being readable by everyone is accepted; `insecure` accepts any mode.
     """
     try:
-        # Non-blocking: a FIFO without a writer would hang the start.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - Path has no opener
     except OSError as error:
         msg = f"names a file that cannot be read ({os.strerror(error.errno or 0)})"
         raise SettingsError(msg) from None
-    with os.fdopen(descriptor, "rb") as file:
+    with file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             msg = "must name a regular file"
@@ -180,6 +179,11 @@ def read_secret_file(path: Path, insecure: bool) -> str:  # noqa: FBT001 - shape
             raise SettingsError(msg)
         content = file.read(_MAX_SECRET_FILE_BYTES + 1)
     return _secret_text(content)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A FIFO without a writer would hang the start.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _secret_text(content: bytes) -> str:

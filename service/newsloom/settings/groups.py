@@ -90,6 +90,12 @@ class KafkaSettings(Group):
                 "NEWSLOOM_KAFKA_SASL_USERNAME and NEWSLOOM_KAFKA_SASL_PASSWORD_FILE."
             )
             raise ValueError(msg)
+        if self.security_protocol == "SASL_PLAINTEXT" and self.sasl_mechanism == "PLAIN":
+            msg = (
+                "NEWSLOOM_KAFKA_SASL_MECHANISM=PLAIN would send the password unencrypted: use "
+                "SCRAM-SHA-512, or NEWSLOOM_KAFKA_SECURITY_PROTOCOL=SASL_SSL."
+            )
+            raise ValueError(msg)
         if not self.uses_sasl and (
             self.sasl_username is not None or self.sasl_password is not None
         ):
@@ -99,6 +105,10 @@ class KafkaSettings(Group):
                 "set SASL_SSL, or unset them."
             )
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _client_certificate_is_complete(self) -> Self:
         if (self.ssl_certificate_file is None) != (self.ssl_key_file is None):
             msg = (
                 "NEWSLOOM_KAFKA_SSL_CERTIFICATE_FILE and NEWSLOOM_KAFKA_SSL_KEY_FILE belong "

@@ -1,0 +1,8 @@
+"""What every test folder shares."""
+
+import asyncio
+
+# Python 3.11 creates an event loop for whoever asks in a main thread that never had one, and
+# pytest-asyncio asks. Nobody would close it, and its ResourceWarning fails the run (warnings are
+# errors here). Once a loop, even none, has been set, nothing is created.
+asyncio.set_event_loop(None)
