@@ -150,7 +150,7 @@ def _content(entry: RelatedRecord) -> dict[str, Any]:
     content: dict[str, Any] = {}
     values = entry.__dict__
     for name in entry.__pydantic_fields_set__:
-        value = values[name]
+        value = values.get(name)  # unknown fields are in the set, but not here
         fold = _FOLDS.get(name)
         if value is None or fold is None:
             continue
