@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from newsloom.core.batch import BatchReport, Item
+from newsloom.core.event import Event
+from newsloom.errors import Rejected
 
 
 class TopicPartition(NamedTuple):
@@ -149,3 +151,25 @@ class EventSource(Protocol):
 
     async def mirror(self, positions: Mapping[TopicPartition, int]) -> None:
         """Copy positions to the consumer group, for lag tools only. Best effort, bounded wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where Kafka keeps an event. `event_id` is the same each time the same record is sent."""
+
+    kafka_topic: str
+    partition: int
+    offset: int
+    event_id: str
+
+
+class EventSink(Protocol):
+    """Where events go."""
+
+    async def send(self, kafka_topic: str, events: Sequence[Event]) -> Sequence[Receipt | Rejected]:
+        """Make events durable, those of one key in order; one result for each, in order.
+
+        An event that can never be stored (too large) is `Rejected` without harm to the others.
+        Raises `Unavailable` when Kafka has not acknowledged in time; then some may be stored, and
+        sending them again is harmless.
+        """

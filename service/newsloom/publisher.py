@@ -1,0 +1,190 @@
+"""Flow 1: records in, events on Kafka out.
+
+The order of effects: a record is validated and identified first, by the same models that ingest
+uses; what they refuse is never sent. Then it is sent, and it counts as published when Kafka has
+acknowledged it with an offset. A crash in between loses nothing that was reported as published;
+sending again gives the same event ids and changes nothing downstream.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from newsloom.core.documents import Prepared, event_of
+from newsloom.core.event import DEFAULT_SOURCE, Event
+from newsloom.core.record import (
+    Parsed,
+    Record,
+    record_from_json,
+    record_from_mapping,
+    record_from_text,
+)
+from newsloom.errors import Rejected
+from newsloom.ports import EventSink, Receipt
+
+DEFAULT_TOPIC = "newsloom.articles.v1"
+BACKFILL_TOPIC = "newsloom.articles-backfill.v1"
+
+RecordLike = Record | Mapping[str, Any] | str
+"""A `Record`, the same as a mapping with the family's field names, or front matter as text."""
+
+_CHUNK_RECORDS = 100
+_MAX_CHUNKS_IN_FLIGHT = 8
+
+
+class Publisher:
+    """Sends records; see `ArticlePublisher`, which is this with a Kafka of its own.
+
+    Holds no more than `max_in_flight_records` at a time: `publish` waits for its turn.
+    """
+
+    def __init__(
+        self,
+        sink: EventSink,
+        *,
+        now: Callable[[], datetime],
+        kafka_topic: str = DEFAULT_TOPIC,
+        source: str = DEFAULT_SOURCE,
+        max_in_flight_records: int = 1000,
+    ) -> None:
+        self._sink = sink
+        self._now = now
+        self._kafka_topic = kafka_topic
+        self._source = source
+        self._chunk = min(_CHUNK_RECORDS, max_in_flight_records)
+        self._chunks_in_flight = max(
+            1, min(_MAX_CHUNKS_IN_FLIGHT, max_in_flight_records // self._chunk)
+        )
+        self._slots = asyncio.Semaphore(max_in_flight_records)
+        self._waiting: deque[tuple[Event, asyncio.Future[Receipt | Rejected]]] = deque()
+        self._pump: asyncio.Task[None] | None = None
+
+    async def publish(self, record: RecordLike, *, observed_at: datetime | None = None) -> Receipt:
+        """Send one record and return its receipt once Kafka has acknowledged it.
+
+        `observed_at` (aware; default: now) decides which version of an article is the newest.
+        Raises `Rejected` for what ingest would refuse (its `problems` list every finding),
+        `Unavailable` when Kafka does not acknowledge in time. Many calls at once share batches.
+        """
+        event = self._event(record, observed_at)
+        async with self._slots:
+            future: asyncio.Future[Receipt | Rejected]
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append((event, future))
+            if self._pump is None or self._pump.done():
+                self._pump = asyncio.create_task(self._drain(), name="publish")
+            result = await future
+        if isinstance(result, Rejected):
+            raise result
+        return result
+
+    async def publish_many(
+        self, records: Iterable[RecordLike] | AsyncIterable[RecordLike]
+    ) -> AsyncIterator[Receipt | Rejected]:
+        """Send a stream of any length with bounded memory; yield one result each, in order.
+
+        A record that is refused gives its `Rejected` and the stream goes on. Raises `Unavailable`
+        as `publish` does; what was yielded before it is durable.
+        """
+        chunks = _chunked(records, self._chunk)
+        async for prepared, results in self.publish_prepared(self._prepared(chunks)):
+            for result in results:
+                yield result
+            del prepared
+
+    async def publish_prepared(
+        self, chunks: AsyncIterable[Sequence[Prepared]]
+    ) -> AsyncIterator[tuple[Sequence[Prepared], Sequence[Receipt | Rejected]]]:
+        """Send documents prepared elsewhere; yield each chunk with its results, in order."""
+        running: deque[tuple[Sequence[Prepared], asyncio.Task[Sequence[Receipt | Rejected]]]]
+        running = deque()
+        try:
+            async for chunk in chunks:
+                running.append((chunk, asyncio.create_task(self._send(chunk))))
+                if len(running) >= self._chunks_in_flight:
+                    oldest, task = running[0]
+                    results = await task
+                    running.popleft()
+                    yield oldest, results
+            while running:
+                oldest, task = running[0]
+                results = await task
+                running.popleft()
+                yield oldest, results
+        finally:
+            for _, task in running:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in running), return_exceptions=True)
+
+    async def _prepared(
+        self, chunks: AsyncIterable[Sequence[RecordLike]]
+    ) -> AsyncIterator[Sequence[Prepared]]:
+        async for chunk in chunks:
+            yield await asyncio.to_thread(self._prepare_chunk, chunk)
+
+    def _prepare_chunk(self, chunk: Sequence[RecordLike]) -> Sequence[Prepared]:
+        prepared = []
+        for record in chunk:
+            try:
+                prepared.append(Prepared("", self._event(record, None)))
+            except Rejected as rejected:
+                prepared.append(Prepared("", rejected=rejected))
+        return prepared
+
+    def _event(self, record: RecordLike, observed_at: datetime | None) -> Event:
+        return event_of(
+            _parsed(record), observed_at=observed_at or self._now(), source=self._source
+        )
+
+    async def _send(self, chunk: Sequence[Prepared]) -> Sequence[Receipt | Rejected]:
+        events = [prepared.event for prepared in chunk if prepared.event is not None]
+        receipts = iter(await self._sink.send(self._kafka_topic, events) if events else ())
+        return [prepared.rejected or next(receipts) for prepared in chunk]
+
+    async def _drain(self) -> None:
+        """Send all that waits at once: the longer Kafka takes, the fuller the batches."""
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            results: Sequence[Receipt | Rejected | BaseException]
+            try:
+                results = await self._sink.send(self._kafka_topic, [event for event, _ in batch])
+            except BaseException as error:  # noqa: BLE001 - handed to those who wait for it
+                results = [error] * len(batch)
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.done():
+                    continue  # its caller was cancelled meanwhile; the event may be stored
+                if isinstance(result, Receipt | Rejected):
+                    future.set_result(result)
+                else:
+                    future.set_exception(result)
+
+
+def _parsed(record: RecordLike) -> Parsed:
+    if isinstance(record, str):
+        return record_from_text(record)
+    if isinstance(record, Record):
+        # Built by hand it may hold what only parsing refuses, such as a useless URL.
+        return record_from_json(record.to_wire())
+    return record_from_mapping(record)
+
+
+async def _chunked(
+    records: Iterable[RecordLike] | AsyncIterable[RecordLike], size: int
+) -> AsyncIterator[Sequence[RecordLike]]:
+    chunk: list[RecordLike] = []
+    if isinstance(records, AsyncIterable):
+        async for record in records:
+            chunk.append(record)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    else:
+        for record in records:
+            chunk.append(record)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
