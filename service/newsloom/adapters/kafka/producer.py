@@ -32,11 +32,11 @@ _STOP_SECONDS = 5.0
 _METADATA_SECONDS = 10.0
 _RECORD_OVERHEAD_BYTES = 128
 
-_TOO_LARGE = (
+_TOO_LARGE: tuple[type[Exception], ...] = (
     kafka_errors.MessageSizeTooLargeError,
     kafka_errors.RecordListTooLargeError,
 )
-_HOPELESS = (
+_HOPELESS: tuple[type[Exception], ...] = (
     kafka_errors.TopicAuthorizationFailedError,
     kafka_errors.ClusterAuthorizationFailedError,
     kafka_errors.AuthenticationFailedError,
@@ -138,7 +138,7 @@ class KafkaSink:
             async with asyncio.timeout_at(deadline), self._enqueue:
                 producer = self._producer
                 if producer is None:
-                    return kafka_errors.ProducerClosed()
+                    raise kafka_errors.ProducerClosed
                 batches = await _batched(producer, kafka_topic, events, positions, alone=alone)
                 for batch in batches:
                     future = await producer.send_batch(
