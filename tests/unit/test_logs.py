@@ -251,7 +251,7 @@ async def test_an_error_that_asyncio_reports_is_not_quoted() -> None:
     loop = asyncio.get_running_loop()
     error = ValueError(CANARY)
     loop.call_exception_handler(
-        {"message": "Task exception was never retrieved", "exception": error}
+        {"message": "Task exception was never retrieved", "exception": error, "coro": CANARY}
     )
     line = only_line(stream)
     assert line["message"] == "Task exception was never retrieved"
