@@ -59,6 +59,9 @@ _BASE_CONFIG: Final[Mapping[str, str]] = {
     "share.coordinator.state.topic.min.isr": "1",
     "num.network.threads": "2",
     "num.io.threads": "4",
+    # A broker that was killed may register again only when this time is over.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     # The default of 128 MB would be a third of the heap.
     "log.cleaner.dedupe.buffer.size": "16777216",
 }
@@ -182,9 +185,10 @@ class EmbeddedKafka(ServiceProcess):
     def _state_for_start(self, command: list[str]) -> _State:
         """Return a formatted folder's state, with ports that are free now."""
         state = self._state()
+        formatted = state is not None
         if state is None:
-            state = self._format(command)
-        elif state["version"].rpartition(".")[0] != jars.KAFKA_VERSION.rpartition(".")[0]:
+            state = self._new_state()
+        if state["version"].rpartition(".")[0] != jars.KAFKA_VERSION.rpartition(".")[0]:
             raise self.error(
                 "version",
                 f"The data in {self.folder} is of Kafka {state['version']}, this newsloom starts "
@@ -203,28 +207,30 @@ class EmbeddedKafka(ServiceProcess):
         if not port_is_free(controller_port) or controller_port == port:
             controller_port = free_port()  # only the broker itself uses it
         state = {**state, "port": port, "controller_port": controller_port}
+        if not formatted:
+            self._format(command, state)
         write_private(self._state_file, json.dumps(state))
         return state
 
-    def _format(self, command: list[str]) -> _State:
-        """Format the data folder. Data without a state file is the rest of a broken attempt."""
-        shutil.rmtree(self._data, ignore_errors=True)
+    def _new_state(self) -> _State:
         cluster_id = "-"
         while cluster_id.startswith("-"):  # would be taken for an option
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        port = self._wanted_port or free_port(self._preferred_port)
-        state = _State(
+        return _State(
             version=jars.KAFKA_VERSION,
             cluster_id=cluster_id,
-            port=port,
+            port=self._wanted_port or free_port(self._preferred_port),
             controller_port=free_port(),
         )
+
+    def _format(self, command: list[str], state: _State) -> None:
+        """Format the data folder. Data without a state file is the rest of a broken attempt."""
+        shutil.rmtree(self._data, ignore_errors=True)
         self._write_config(state)
         self._report("Formatting Kafka's data folder.")
         config = str(self.folder / "server.properties")
         command = [*command, "-Xmx64m", "kafka.tools.StorageTool", "format"]
-        self._run([*command, "-t", cluster_id, "-c", config], self._environment())
-        return state
+        self._run([*command, "-t", state["cluster_id"], "-c", config], self._environment())
 
     def _write_config(self, state: _State) -> None:
         port, controller = state["port"], state["controller_port"]

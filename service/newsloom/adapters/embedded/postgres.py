@@ -136,7 +136,15 @@ class EmbeddedPostgres(ServiceProcess):
         return packages / parts[0] / "bin"
 
     def _state_for_start(self, programs: Path) -> _State:
-        state = self._state() or self._initialise(programs)
+        """Return an initialised folder's state, with a port that is free now."""
+        state = self._state()
+        initialised = state is not None
+        if state is None:
+            state = _State(
+                version=POSTGRES_MAJOR,
+                port=self._wanted_port or free_port(self._preferred_port),
+                password=secrets.token_urlsafe(18),
+            )
         if state["version"] != POSTGRES_MAJOR:
             raise self.error(
                 "version",
@@ -153,18 +161,19 @@ class EmbeddedPostgres(ServiceProcess):
                 "newsloom services start --postgres-port N.",
             )
         state = {**state, "port": port}
+        if not initialised:
+            self._initialise(programs, state)
         write_private(self._state_file, json.dumps(state))
         return state
 
-    def _initialise(self, programs: Path) -> _State:
+    def _initialise(self, programs: Path, state: _State) -> None:
         """Create the cluster and our database in it; a broken attempt leaves nothing in use."""
         self._report("Creating the Postgres data folder.")
         new = self.folder / "data.new"
         for leftover in (new, self._data):
             shutil.rmtree(leftover, ignore_errors=True)
-        password = secrets.token_urlsafe(18)
         password_file = self.folder / "password"
-        write_private(password_file, password, owner=self.owner)
+        write_private(password_file, state["password"], owner=self.owner)
         options = ["--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"]
         # ICU and libc sort differently from machine to machine; the built-in locale does not.
         options += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
@@ -176,8 +185,6 @@ class EmbeddedPostgres(ServiceProcess):
         single = [str(programs / "postgres"), "--single", "-D", str(new), "template1"]
         self._run(single, _ENVIRONMENT, text=f"CREATE DATABASE {DATABASE};\n")
         new.rename(self._data)
-        port = self._wanted_port or free_port(self._preferred_port)
-        return _State(version=POSTGRES_MAJOR, port=port, password=password)
 
     def _start_server(self, programs: Path, state: _State, seconds: float) -> None:
         """Launch, and launch again while the shared memory of a killed server is still in use."""

@@ -1,0 +1,64 @@
+"""One real broker a session, and Kafka topics for single tests."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from newsloom.adapters.embedded import EmbeddedKafka, default_cache
+from tests.support.services import start_or_fail
+
+
+class MakeTopic(Protocol):
+    """Creates a Kafka topic that no other test knows and returns its name."""
+
+    async def __call__(
+        self, partitions: int = 1, *, name: str = "test", config: Mapping[str, str] | None = None
+    ) -> str: ...
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(services_folder: Path) -> Iterator[str]:
+    """The address of the session's broker. Do not stop it: start your own for that."""
+    if given := os.environ.get("NEWSLOOM_TEST_KAFKA_BOOTSTRAP_SERVERS"):
+        yield given
+        return
+    folder = services_folder / "kafka"
+    kafka = EmbeddedKafka(folder, cache=default_cache(os.environ, services_folder))
+    try:
+        yield start_or_fail(kafka)
+    finally:
+        kafka.kill()
+
+
+@pytest.fixture
+def make_topic(kafka_bootstrap: str) -> MakeTopic:
+    """A function that creates a fresh Kafka topic: `await make_topic(partitions=4)`."""
+
+    async def make(
+        partitions: int = 1, *, name: str = "test", config: Mapping[str, str] | None = None
+    ) -> str:
+        topic = f"{name}.{uuid4().hex}"
+        await create_topic(kafka_bootstrap, topic, partitions, config)
+        return topic
+
+    return make
+
+
+async def create_topic(
+    bootstrap: str, topic: str, partitions: int = 1, config: Mapping[str, str] | None = None
+) -> None:
+    """Create one Kafka topic, replication factor 1."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        new = NewTopic(topic, partitions, 1, topic_configs=dict(config or {}))
+        response = await admin.create_topics([new])
+        failed = [error for error in response.topic_errors if error[1] != 0]
+        assert not failed, failed
+    finally:
+        await admin.close()
