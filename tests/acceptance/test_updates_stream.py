@@ -51,6 +51,11 @@ async def assert_as_judged(line: Line, oracle: Oracle) -> None:
     assert compare.world_differences(compare.expected_world(oracle), stored) == []
     revisions = await line.fetch("SELECT count(*) AS n FROM api.article_revisions")
     assert revisions[0]["n"] == oracle.revisions
+    if not oracle.moved and not oracle.mentions:  # both have signals that change, too
+        history = await line.fetch(
+            "SELECT count(*) AS n FROM api.article_signals WHERE NOT is_current"
+        )
+        assert history[0]["n"] == sum(a.signal_changes for a in oracle.full_articles)
 
 
 async def test_publish_and_ingest_agree_with_the_judge_and_publishing_again_changes_nothing(

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.support.generator import Message
 
@@ -175,18 +174,6 @@ def kill(process: asyncio.subprocess.Process) -> None:
     """Send SIGKILL to the process and its children: no handler, no farewell."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-async def create_topic(bootstrap: str, partitions: int) -> str:
-    """Create a topic of our own; returns its name."""
-    name = f"test.articles.{uuid4().hex[:8]}"
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(name, partitions, 1)])
-    finally:
-        await admin.close()
-    return name
 
 
 @asynccontextmanager
