@@ -59,6 +59,10 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA api
 
 RESET ROLE;
 
+-- Kept by whoever migrates; every role checks at its start that nothing is missing.
+GRANT SELECT ON schema_migrations
+    TO newsloom_ingest, newsloom_link, newsloom_relay, newsloom_admin;
+
 -- Limits of whoever logs in as one of the roles. A role that is only a member has to be given its own.
 -- What may fail here is what an administrator made: the roles' own migration says how.
 DO $$
@@ -102,3 +106,5 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA newsloom, api TO PUBLIC;
 REVOKE ALL ON SCHEMA newsloom, api
     FROM newsloom_ingest, newsloom_link, newsloom_relay, newsloom_admin, newsloom_reader;
 RESET ROLE;
+REVOKE SELECT ON schema_migrations
+    FROM newsloom_ingest, newsloom_link, newsloom_relay, newsloom_admin;

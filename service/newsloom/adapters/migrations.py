@@ -1,8 +1,8 @@
 """Applies `migrations/`: the files that dbmate applies in production, in the same way.
 
-Same format (`-- migrate:up`, `-- migrate:down`), same `schema_migrations` table, one transaction a file
-unless it says `transaction:false`. Beyond dbmate: an applied file that has changed since is noticed,
-by the SHA-256 list that is committed beside the files.
+Same format (`-- migrate:up`, `-- migrate:down`), same `schema_migrations` table, one transaction a
+file unless it says `transaction:false`. Beyond dbmate, a file that was edited after the fact is
+noticed: a list of SHA-256 sums is committed beside the files.
 """
 
 import hashlib
@@ -10,8 +10,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
+
+from newsloom.errors import Unavailable
+from newsloom.settings.groups import PostgresSettings
 
 FOLDER = Path(__file__).parents[1] / "migrations"
 """The files; a link in a checkout, package data in an installed wheel."""
@@ -50,8 +54,7 @@ class Migration:
     down: Half
 
 
-@dataclass(frozen=True, slots=True)
-class MigrationStatus:
+class MigrationStatus(NamedTuple):
     """Whether a migration has been applied to a database."""
 
     name: str
@@ -122,6 +125,22 @@ async def status(dsn: str, *, folder: Path | None = None) -> Sequence[MigrationS
         return [MigrationStatus(m.name, m.version in done) for m in migrations]
     finally:
         await _close(connection)
+
+
+async def require_current_schema(settings: PostgresSettings) -> None:
+    """Raise `Unavailable` unless Postgres answers and every migration has been applied."""
+    if settings.dsn is None:
+        raise ValueError("the address of Postgres is not known")
+    try:
+        found = await status(settings.dsn.get_secret_value())
+    except asyncpg.PostgresError as error:
+        is_waiting_enough = (error.sqlstate or "")[:2] in ("08", "53", "57")
+        code = error.sqlstate or type(error).__name__
+        raise Unavailable("postgres", code, systemic=not is_waiting_enough) from None
+    except (OSError, asyncpg.InterfaceError) as error:
+        raise Unavailable("postgres", type(error).__name__) from None
+    if not all(migration.is_applied for migration in found):
+        raise Unavailable("postgres", "its schema is old: run `newsloom migrate`", systemic=True)
 
 
 _RECORD = "INSERT INTO schema_migrations (version) VALUES ($1)"
