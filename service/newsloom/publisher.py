@@ -128,7 +128,7 @@ class Publisher:
         prepared = []
         for record in chunk:
             try:
-                prepared.append(Prepared("", self._event(record, None)))
+                prepared.append(Prepared("", event=self._event(record, None)))
             except Rejected as rejected:
                 prepared.append(Prepared("", rejected=rejected))
         return prepared

@@ -50,7 +50,7 @@ class ParseWorker:
         if len(documents) == 1:
             detail = f"not parsed within {self._timeout_seconds:g} seconds"
             rejected = Rejected(RejectReason.PARSE_TIMEOUT, detail)
-            return [Prepared(documents[0].name, rejected=rejected)]
+            return [Prepared(documents[0].path, documents[0].line, rejected=rejected)]
         return [prepared for document in documents for prepared in self.parse([document])]
 
     def _ask(self, documents: Sequence[Document]) -> list[Prepared] | None:

@@ -167,15 +167,13 @@ def _lines(name: str, file: _Lines, observed_at: datetime) -> Iterator[Document]
         if len(line) > MAX_LINE_BYTES:
             detail = f"the line has more than {MAX_LINE_BYTES} bytes"
             empty = False
-            yield _refused(
-                f"{name}:{number}", Rejected(RejectReason.FILE_SIZE, detail), observed_at
-            )
+            yield _refused(name, Rejected(RejectReason.FILE_SIZE, detail), observed_at, number)
             if not _skipped(file):
                 detail = f"the rest of the file: no line end within {_MAX_SKIPPED_BYTES} bytes"
                 raise Rejected(RejectReason.FILE_SIZE, detail)
         elif line.strip():
             empty = False
-            yield Document(f"{name}:{number}", Form.JSON_LINE, line, observed_at)
+            yield Document(name, Form.JSON_LINE, line, observed_at, number)
     if empty:
         raise Rejected(RejectReason.DECODE_EMPTY, "the file is empty")
 
@@ -189,8 +187,8 @@ def _skipped(file: _Lines) -> bool:
     return False
 
 
-def _refused(name: str, rejected: Rejected, observed_at: datetime) -> Document:
-    return Document(name, Form.FRONT_MATTER, b"", observed_at, rejected)
+def _refused(name: str, rejected: Rejected, observed_at: datetime, line: int = 0) -> Document:
+    return Document(name, Form.FRONT_MATTER, b"", observed_at, line, rejected)
 
 
 def _printable(path: str) -> str:

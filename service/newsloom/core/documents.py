@@ -37,13 +37,15 @@ class Form(Enum):
 class Document:
     """One record as it was found. `observed_at` counts unless the document names its own time.
 
-    `name` says where it was found, for reports; `refused` is set when it could not even be read.
+    `path` says where it was found, for reports, and `line` which line of it, from 1 (0: all of it).
+    `refused` is set when it could not even be read.
     """
 
-    name: str
+    path: str
     form: Form
     data: bytes = field(repr=False)
     observed_at: datetime
+    line: int = 0
     refused: Rejected | None = None
 
 
@@ -56,9 +58,14 @@ class Rules(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A document's event, or why it has none. `dropped` and `unknown` as in `Parsed`."""
+    """A document's event, or why it has none. `dropped` and `unknown` as in `Parsed`.
 
-    name: str
+    `path` and `line` are the document's; `name` is what an NDJSON line itself calls its record.
+    """
+
+    path: str
+    line: int = 0
+    name: str | None = None
     event: Event | None = None
     rejected: Rejected | None = None
     dropped: tuple[str, ...] = ()
@@ -67,7 +74,8 @@ class Prepared:
 
 def prepare(document: Document, rules: Rules = Rules()) -> Prepared:  # noqa: B008 - immutable
     """Parse, identify and encode one document. Total: what is wrong with it is in the result."""
-    name = document.name
+    path, line = document.path, document.line
+    name = None
     try:
         if document.refused is not None:
             raise document.refused
@@ -77,8 +85,8 @@ def prepare(document: Document, rules: Rules = Rules()) -> Prepared:  # noqa: B0
         observed_at = own_time or document.observed_at
         event = event_of(parsed, observed_at=observed_at, source=rules.source)
     except Rejected as rejected:
-        return Prepared(name, rejected=rejected)
-    return Prepared(name, event, None, parsed.dropped, parsed.unknown)
+        return Prepared(path, line, name, rejected=rejected)
+    return Prepared(path, line, name, event, None, parsed.dropped, parsed.unknown)
 
 
 def event_of(parsed: Parsed, *, observed_at: datetime, source: str) -> Event:
@@ -87,24 +95,28 @@ def event_of(parsed: Parsed, *, observed_at: datetime, source: str) -> Event:
     return encode_event(parsed.record, article, source=source, observed_at=observed_at)
 
 
-def _parsed(document: Document) -> tuple[str, Parsed, datetime | None]:
+_Line = tuple[str | None, Parsed, datetime | None]
+
+
+def _parsed(document: Document) -> _Line:
     if document.form is Form.JSON_LINE:
         return _parsed_line(document)
     parsed = record_from_text(_decoded(document.data), bare=document.form is Form.YAML)
-    return document.name, parsed, None
+    return None, parsed, None
 
 
-def _parsed_line(document: Document) -> tuple[str, Parsed, datetime | None]:
+def _parsed_line(document: Document) -> _Line:
     # Most lines are a record and nothing else: those are parsed once, by the models.
     if not _ENVELOPE.search(document.data):
-        return document.name, record_from_json(document.data), None
+        return None, record_from_json(document.data), None
     try:
         line = json.loads(_decoded(document.data))
     except (ValueError, RecursionError):
         line = None
     if not isinstance(line, dict):
-        return document.name, record_from_json(document.data), None  # raises, and says why
-    name = _named(document.name, line.get("path"))
+        return None, record_from_json(document.data), None  # raises, and says why
+    path = line.get("path")
+    name = path[:_MAX_NAME_CHARACTERS] if isinstance(path, str) else None
     text = line.get("text")
     if isinstance(text, str) and "title" not in line:
         return name, record_from_text(text), _own_time(line)
@@ -118,12 +130,6 @@ def _decoded(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise Rejected(RejectReason.DECODE_UTF8, f"not UTF-8 at byte {error.start}") from None
-
-
-def _named(name: str, path: object) -> str:
-    if isinstance(path, str) and path:
-        return f"{name} ({path[:_MAX_NAME_CHARACTERS]})"
-    return name
 
 
 def _own_time(line: Mapping[str, Any]) -> datetime | None:

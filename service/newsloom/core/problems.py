@@ -7,7 +7,10 @@ from newsloom.errors import Rejected, RejectReason
 
 
 class Problem(NamedTuple):
-    """One finding. `path` names a field as in `images.url`; `message` quotes no record text."""
+    """One finding. `path` names a field as in `images.url`, empty for the record as a whole.
+
+    `message` quotes no record text.
+    """
 
     path: str
     reason: RejectReason
@@ -35,10 +38,14 @@ class Invalid(Rejected):
     def of(cls, problems: Iterable[Problem]) -> "Invalid":
         """Put the finding that says most about the record first; it gives the reason."""
         ordered = sorted(problems, key=_weight)
-        first = ordered[0]
         missing = [p.path for p in ordered if p.reason is RejectReason.NOT_AN_ARTICLE]
         if missing:
-            return cls(first.reason, f"missing {', '.join(missing)}", ordered)
+            # One finding, however much is missing: that it is an article of some other kind.
+            detail = f"missing {', '.join(missing)}"
+            others = ordered[len(missing) :]
+            problem = Problem("", RejectReason.NOT_AN_ARTICLE, detail)
+            return cls(problem.reason, detail, (problem, *others))
+        first = ordered[0]
         return cls(first.reason, f"{first.path}: {first.message}", ordered)
 
     def __reduce__(self) -> tuple[type["Rejected"], tuple[RejectReason, str]]:
