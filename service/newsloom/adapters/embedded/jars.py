@@ -61,7 +61,7 @@ def class_path(jars: Sequence[Jar], cache: Path, report: Report) -> str:
 
     Raises `EmbeddedServiceError` if a jar cannot be fetched or is not the committed one.
     """
-    folder = cache / f"kafka-{KAFKA_VERSION}-{_digest_of(jars)}"
+    folder = jar_folder(jars, cache)
     make_folder(folder)
     _refuse_strangers(jars, folder)
     missing = [jar for jar in jars if not (folder / jar.file_name).exists()]
@@ -73,9 +73,10 @@ def class_path(jars: Sequence[Jar], cache: Path, report: Report) -> str:
     return ":".join(str(folder / jar.file_name) for jar in jars)
 
 
-def _digest_of(jars: Sequence[Jar]) -> str:
-    """Return a short name for this very list: another list gets another folder."""
-    return hashlib.sha256("".join(jar.sha256 for jar in jars).encode()).hexdigest()[:12]
+def jar_folder(jars: Sequence[Jar], cache: Path) -> Path:
+    """Return where these very jars are kept: another list gets another folder."""
+    digest = hashlib.sha256("".join(jar.sha256 for jar in jars).encode()).hexdigest()
+    return cache / f"kafka-{KAFKA_VERSION}-{digest[:12]}"
 
 
 def _refuse_strangers(jars: Sequence[Jar], folder: Path) -> None:

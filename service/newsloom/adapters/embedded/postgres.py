@@ -8,6 +8,8 @@ import json
 import secrets
 import shutil
 import signal
+import socket
+import struct
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -37,6 +39,7 @@ START_SECONDS: Final = 60
 _FAST_STOP_SECONDS: Final = 15
 _IMMEDIATE_STOP_SECONDS: Final = 5
 _SHARED_MEMORY_SECONDS: Final = 15
+_TLS_REQUEST: Final = 80877103
 _ENVIRONMENT: Final[dict[str, str]] = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 _BASE_CONFIG: Final[Mapping[str, str]] = {
     "listen_addresses": "127.0.0.1",
@@ -118,13 +121,15 @@ class EmbeddedPostgres(ServiceProcess):
         )
 
     def ready(self) -> bool:
-        """Tell whether the server says of itself that it takes connections."""
-        pid = self.pid
+        """Tell whether the server says of itself that it takes connections, and answers one."""
+        pid, port = self.pid, self.port
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return pid is not None and lines[:1] == [str(pid)] and lines[-1].strip() == "ready"
+        if pid is None or port is None or lines[:1] != [str(pid)] or lines[-1].strip() != "ready":
+            return False
+        return _answers(port)
 
     # -- preparing -----------------------------------------------------------------------------
 
@@ -255,3 +260,13 @@ def _installed() -> tuple[Path, tuple[str, ...], str]:
             name = f"{distribution}-{version(distribution)}"
             return Path(spec.origin).parents[1], parts, name
     raise not_installed("postgres")
+
+
+def _answers(port: int) -> bool:
+    """Ask whether the server speaks TLS: eight bytes that need no password; any answer will do."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(struct.pack(">ii", 8, _TLS_REQUEST))
+            return len(connection.recv(1)) == 1
+    except OSError:
+        return False

@@ -177,7 +177,8 @@ class ServiceProcess:
             return False
         for number, seconds in polite:
             _signal(identity.pid, number)
-            _signal(identity.pid, signal.SIGCONT)  # a frozen one must wake up to hear it
+            for pid in reversed(_family(identity.pid)):
+                _signal(pid, signal.SIGCONT)  # the frozen must wake up to hear it
             if _wait(lambda: ProcessIdentity.of(identity.pid) is None, seconds=seconds):
                 self._record.unlink(missing_ok=True)
                 return True
