@@ -6,20 +6,24 @@ import os
 import random
 import signal
 import socket
-import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from newsloom.adapters.embedded import EmbeddedServices, default_folder
+from newsloom.adapters.embedded import EmbeddedServices
 from newsloom.adapters.http import admin_routes, serve_admin
 from newsloom.adapters.kafka.consumer import open_source
-from newsloom.adapters.migrations import require_current_schema
+from newsloom.adapters.migrations import status as schema_status
 from newsloom.adapters.postgres import PostgresStore, open_store
 from newsloom.backoff import delays, wait_or_stop
 from newsloom.decoding import decode_deliveries
@@ -32,6 +36,8 @@ from newsloom.settings import Settings, SettingsError
 from newsloom.watchdog import start_watchdog
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 START_PATIENCE_SECONDS = 30.0
 """How long a starting role waits for a dependency before it exits with 3."""
@@ -88,15 +94,15 @@ def with_addresses(settings: Settings, *, tell: Callable[[str], None]) -> Settin
     ]
     if not missing:
         return settings
-    folder = settings.services_dir or default_folder()
-    addresses = EmbeddedServices(folder).addresses()
+    services = EmbeddedServices(settings.services_dir)
+    addresses = services.status().addresses
     if addresses is None:
         message = (
             f"{' and '.join(missing)} not set, and the embedded services do not run: "
             "set them, or start `newsloom services start`."
         )
         raise SettingsError(message)
-    tell(f"using the embedded services in {folder}")
+    tell(f"using the embedded services in {services.folder}")
     return settings.with_services(
         kafka_bootstrap_servers=addresses.kafka_bootstrap_servers,
         postgres_dsn=addresses.postgres_dsn,
@@ -108,21 +114,21 @@ async def run_roles(
     env: Mapping[str, str],
     *,
     exit_when_idle_seconds: float | None = None,
-    stop: asyncio.Event | None = None,
+    on_idle: Callable[[int], Awaitable[None]] | None = None,
 ) -> RunSummary:
-    """Run the roles of a process until a signal, `stop`, or (if asked for) idleness.
+    """Run the roles of a process until a signal or (if asked for) idleness.
 
-    Raises Unavailable when a dependency cannot be reached at the start.
+    `on_idle(admin port)` is called once, when all that Kafka held has been applied. Raises
+    Unavailable when a dependency cannot be reached at the start.
     """
-    stop = stop or asyncio.Event()
+    stop = asyncio.Event()
     with stop_on_signals(stop):
         async with _process(settings, stop) as process:
-            return await _run_ingest(process, env, exit_when_idle_seconds)
+            idle = _Idle(exit_when_idle_seconds, on_idle)
+            return await _run_ingest(process, env, idle)
 
 
-async def _run_ingest(
-    process: Process, env: Mapping[str, str], exit_when_idle_seconds: float | None
-) -> RunSummary:
+async def _run_ingest(process: Process, env: Mapping[str, str], idle: "_Idle") -> RunSummary:
     settings, health, metrics = process.settings, process.health, process.metrics
     checkpoint = checkpoint_from_env(env, settings)
     async with _patiently(
@@ -148,14 +154,9 @@ async def _run_ingest(
         ):
             helpers = [
                 tasks.create_task(watch_loop_lag(metrics, process.stop), name="loop-lag"),
-                tasks.create_task(_report_pool(store, process), name="pool"),
             ]
-            if exit_when_idle_seconds is not None:
-                helpers.append(
-                    tasks.create_task(
-                        _stop_when_idle(ingest, exit_when_idle_seconds, process.stop), name="idle"
-                    )
-                )
+            if idle.is_wanted:
+                helpers.append(tasks.create_task(idle.watch(ingest, process), name="idle"))
             await ingest.run(source, process.stop)
             for helper in helpers:
                 helper.cancel()
@@ -190,70 +191,84 @@ async def _open_current_store(
     process: Process, checkpoint: Callable[[str], Any] | None
 ) -> AsyncIterator[PostgresStore]:
     settings = process.settings
-    await require_current_schema(settings.postgres)
+    postgres = settings.postgres
+    assert postgres.dsn is not None  # noqa: S101 - `with_addresses` has seen to it
     async with open_store(
-        settings.postgres,
+        postgres,
         consumer_group=settings.ingest.consumer_group,
         metrics=process.metrics,
         checkpoint=checkpoint,
     ) as store:
+        pending = [
+            step.name
+            for step in await schema_status(postgres.dsn.get_secret_value())
+            if not step.is_applied
+        ]
+        if pending:
+            message = f"{len(pending)} migrations are missing in Postgres: run `newsloom migrate`."
+            raise SettingsError(message)
         yield store
 
 
 @asynccontextmanager
 async def _patiently(
-    process: Process, dependency: str, open_it: Callable[[], Any]
-) -> AsyncIterator[Any]:
+    process: Process, dependency: str, open_it: Callable[[], AbstractAsyncContextManager[T]]
+) -> AsyncIterator[T]:
     """Open a dependency, waiting for it for a while: in a deployment all start at once."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_PATIENCE_SECONDS
     waits = delays(0.2, 3.0, random.random)
-    while True:
-        context = open_it()
-        try:
-            opened = await context.__aenter__()
-            break
-        except Unavailable as error:
-            process.health.away(dependency, error.code)
-            if error.systemic or loop.time() > deadline or process.stop.is_set():
-                raise
-            logger.warning(
-                "waiting for a dependency", extra={"dependency": dependency, "code": error.code}
-            )
-        process.health.beat()
-        await wait_or_stop(next(waits), process.stop)
-    process.health.usable(dependency)
-    try:
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                opened = await stack.enter_async_context(open_it())
+                break
+            except Unavailable as error:
+                code = error.code
+                process.health.away(dependency, code)
+                if error.systemic or loop.time() > deadline or process.stop.is_set():
+                    raise
+            logger.warning("waiting", extra={"dependency": dependency, "code": code})
+            process.health.beat()
+            await wait_or_stop(next(waits), process.stop)
+        process.health.usable(dependency)
         yield opened
-    except BaseException:
-        if not await context.__aexit__(*sys.exc_info()):
-            raise
-    else:
-        await context.__aexit__(None, None, None)
 
 
-async def _stop_when_idle(ingest: Ingest, seconds: float, stop: asyncio.Event) -> None:
-    """Set `stop` once everything in Kafka has been applied and nothing more came for a while."""
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    """What to do once everything in Kafka has been applied and nothing more came for a while."""
+
+    exit_after_seconds: float | None
+    then: Callable[[int], Awaitable[None]] | None
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.exit_after_seconds is not None or self.then is not None
+
+    async def watch(self, ingest: Ingest, process: Process) -> None:
+        await _until_idle(ingest, self.exit_after_seconds or 0.0, process.stop)
+        if self.then is not None and not process.stop.is_set():
+            await self.then(process.admin_port)
+        if self.exit_after_seconds is not None:
+            process.stop.set()
+
+
+async def _until_idle(ingest: Ingest, seconds: float, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     idle_since: float | None = None
-    seen = -1
+    committed = -1
     while not await wait_or_stop(min(0.2, max(seconds, 0.05)), stop):
         try:
-            idle = await ingest.is_idle()
+            is_idle = await ingest.is_idle()
         except Unavailable:
-            idle = False
-        if not idle or ingest.committed != seen:
-            seen, idle_since = ingest.committed, (loop.time() if idle else None)
+            is_idle = False
+        if not is_idle or ingest.committed != committed:
+            idle_since, committed = None, ingest.committed
         elif idle_since is None:
             idle_since = loop.time()
         if idle_since is not None and loop.time() - idle_since >= seconds:
-            stop.set()
-
-
-async def _report_pool(store: PostgresStore, process: Process) -> None:
-    while not await wait_or_stop(1.0, process.stop):
-        pool = store.pool_state()
-        process.metrics.set_pool(in_use=pool.in_use, idle=pool.idle, limit=pool.limit)
+            return
 
 
 @contextmanager
@@ -284,8 +299,3 @@ def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
 def owner_id() -> str:
     """Name this process in the offset rows: for people who ask who owns a partition."""
     return f"{socket.gethostname()[:40]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-
-
-def services_folder(settings: Settings) -> Path:
-    """Return the folder of the embedded services."""
-    return settings.services_dir or default_folder()

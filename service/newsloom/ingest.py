@@ -18,7 +18,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from newsloom.backoff import delays, wait_or_stop
 from newsloom.core.batch import BatchReport, DeadLetter, Item
@@ -141,7 +141,7 @@ class Ingest:
             self._metrics.forget_partition(*state.partition)
             self._health.unpark(*state.partition)
 
-    async def _drain(self, leaving: Iterator[Partition] | Sequence[Partition]) -> None:
+    async def _drain(self, leaving: Iterable[Partition]) -> None:
         states = list(leaving)
         for state in states:
             state.is_revoked = True

@@ -74,7 +74,7 @@ async def open_source(
                 await consumer.stop()
 
 
-class _Rebalance(ConsumerRebalanceListener):
+class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
     def __init__(self, source: "KafkaSource", listener: OwnershipListener) -> None:
         self._source = source
         self._listener = listener

@@ -1,0 +1,327 @@
+"""The ingest flow over the in-memory store and source: nothing lost, nothing doubled."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from newsloom.adapters.memory import MemoryStore
+from newsloom.adapters.memory_source import MemoryLog, MemorySource
+from newsloom.core.batch import BatchReport, Observation
+from newsloom.decoding import decode_deliveries
+from newsloom.errors import Unavailable
+from newsloom.health import Health
+from newsloom.ingest import Ingest
+from newsloom.metrics import Metrics
+from newsloom.ports import Batch, BatchRefused, Claim, TopicPartition, Unreadable
+from newsloom.settings import IngestSettings
+
+ONE, TWO = TopicPartition("articles", 0), TopicPartition("articles", 1)
+SETTINGS = IngestSettings(
+    max_batch_records=10,
+    poll_timeout_seconds=0.02,
+    backoff_base_seconds=0.005,
+    backoff_cap_seconds=0.01,
+    offset_mirror_seconds=0.05,
+    drain_seconds=1,
+)
+
+
+class Store(MemoryStore):
+    """The in-memory store, with faults to order and a record of what was applied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.applied: list[tuple[TopicPartition, int]] = []
+        self.transactions = 0
+        self.claims = 0
+        self.before_apply: Callable[[Batch], None] = lambda _: None
+        self.before_claim: Callable[[TopicPartition], None] = lambda _: None
+
+    async def claim(self, partition: TopicPartition, owner_id: str, first_offset: int) -> Claim:
+        self.before_claim(partition)
+        self.claims += 1
+        return await super().claim(partition, owner_id, first_offset)
+
+    async def apply(self, batch: Batch) -> BatchReport:
+        self.transactions += 1
+        self.before_apply(batch)
+        report = await super().apply(batch)
+        self.applied += [(batch.partition, item.offset) for item in batch.items]
+        return report
+
+
+class Rig:
+    """One ingest over memory. `drained` waits until all that the log holds has been applied."""
+
+    def __init__(self, log: MemoryLog, store: Store, owner: str = "me") -> None:
+        self.log, self.store = log, store
+        self.registry = CollectorRegistry()
+        self.health = Health(needs=("postgres",), owns_partitions=True, stall_after_seconds=60)
+        self.ingest = Ingest(
+            store=store,
+            decode=decode_deliveries,
+            settings=SETTINGS,
+            metrics=Metrics(self.registry),
+            health=self.health,
+            owner_id=owner,
+            jitter=lambda: 1.0,
+        )
+        self.source = MemorySource(log, self.ingest)
+        self.stop = asyncio.Event()
+
+    async def drained(self) -> None:
+        async with asyncio.timeout(5):
+            while not await self.ingest.is_idle():
+                await asyncio.sleep(0.005)
+
+    async def parked(self, partition: TopicPartition) -> str:
+        async with asyncio.timeout(5):
+            while (reason := self.store.parked_reason(partition)) is None:
+                await asyncio.sleep(0.005)
+        return reason
+
+
+@asynccontextmanager
+async def running(rig: Rig, partitions: Sequence[TopicPartition] = (ONE,)) -> AsyncIterator[Rig]:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(rig.ingest.run(rig.source, rig.stop))
+        await asyncio.sleep(0)
+        rig.source.assign(partitions)
+        yield rig
+        rig.stop.set()
+
+
+def value(number: int) -> bytes:
+    return json.dumps(
+        {"title": f"Headline {number}", "originalUrl": f"https://outlet.example/{number}"}
+    ).encode()
+
+
+def filled(*counts: int) -> MemoryLog:
+    log = MemoryLog()
+    for partition, count in zip((ONE, TWO), counts, strict=False):
+        for number in range(count):
+            log.append(partition, value(partition.partition * 1_000_000 + number))
+    return log
+
+
+def offsets(store: Store, partition: TopicPartition) -> list[int]:
+    return [offset for held, offset in store.applied if held == partition]
+
+
+async def test_every_delivery_is_applied_once_and_in_offset_order() -> None:
+    rig = Rig(filled(35, 12), Store())
+    async with running(rig, (ONE, TWO)):
+        await rig.drained()
+    assert offsets(rig.store, ONE) == list(range(35))
+    assert offsets(rig.store, TWO) == list(range(12))
+    assert rig.ingest.committed == 47
+
+
+async def test_records_that_a_failing_poll_swallowed_are_fetched_again() -> None:
+    rig = Rig(filled(30, 30), Store())
+    for _ in range(3):
+        rig.source.fail_next_poll(Unreadable("CorruptRecordException"))
+    async with running(rig, (ONE, TWO)):
+        await rig.drained()
+    assert offsets(rig.store, ONE) == list(range(30))
+    assert offsets(rig.store, TWO) == list(range(30))
+
+
+async def test_a_partition_that_stays_unreadable_parks_and_the_other_goes_on() -> None:
+    log = filled(5, 25)
+    rig = Rig(log, Store())
+    poll = rig.source.poll
+
+    async def poisoned(partitions, timeout_seconds, max_records):
+        if ONE in partitions and rig.store.claims >= 2:
+            with suppress(Unreadable):
+                await poll(partitions, 0, max_records)
+            raise Unreadable("UnicodeDecodeError")
+        return await poll(partitions, timeout_seconds, max_records)
+
+    rig.source.poll = poisoned
+    async with running(rig, (ONE, TWO)):
+        assert await rig.parked(ONE) == "kafka.unreadable"
+        async with asyncio.timeout(5):
+            while len(offsets(rig.store, TWO)) < 25:
+                await asyncio.sleep(0.005)
+    assert not rig.health.ready().ok
+
+
+async def test_a_rebalance_in_the_middle_neither_loses_nor_repeats() -> None:
+    rig = Rig(filled(200), Store())
+    async with running(rig):
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+            await rig.source.revoke()
+            rig.source.assign((ONE,))
+        await rig.drained()
+    assert offsets(rig.store, ONE) == list(range(200))
+
+
+async def test_an_owner_that_was_fenced_claims_again_and_goes_on() -> None:
+    log, store = filled(50), Store()
+    rig = Rig(log, store)
+    fences = iter([True, False, True])
+
+    def another_claims(batch: Batch) -> None:
+        if next(fences, False):
+            store.fence(batch.partition)
+
+    store.before_apply = another_claims
+    async with running(rig):
+        await rig.drained()
+    assert offsets(store, ONE) == list(range(50))
+    assert rig.registry.get_sample_value("newsloom_fenced_total") == 2
+
+
+async def test_an_outage_of_the_store_is_waited_out_without_dead_letters() -> None:
+    rig = Rig(filled(40), Store())
+    outages = iter(["08006", "53100", "25006", "57P01", "55P03"] * 3)
+
+    def away(_: object) -> None:
+        if (code := next(outages, None)) is not None:
+            raise Unavailable("postgres", code)
+
+    rig.store.before_apply = away
+    async with running(rig):
+        await rig.drained()
+        assert rig.health.ready().ok
+    assert offsets(rig.store, ONE) == list(range(40))
+    assert rig.store.dead_letters() == []
+
+
+async def test_readiness_goes_off_while_the_store_is_away_and_liveness_stays() -> None:
+    rig = Rig(filled(3), Store())
+    away = True
+
+    def refuse(_: object) -> None:
+        if away:
+            raise Unavailable("postgres", "42501", systemic=True)
+
+    rig.store.before_claim = refuse
+    async with running(rig):
+        await asyncio.sleep(0.05)
+        assert not rig.health.ready().ok
+        assert rig.health.live().ok
+        away = False
+        await rig.drained()
+        assert rig.health.ready().ok
+
+
+@pytest.mark.parametrize("position", [0, 4, 9], ids=["first", "middle", "last"])
+async def test_one_record_that_the_store_refuses_becomes_the_only_dead_letter(position: int) -> None:
+    rig = Rig(filled(10), Store())
+
+    def refuse(batch: Batch) -> None:
+        if any(i.offset == position and isinstance(i, Observation) for i in batch.items):
+            raise BatchRefused("22021")
+
+    rig.store.before_apply = refuse
+    async with running(rig):
+        await rig.drained()
+    letters = rig.store.dead_letters()
+    assert [(letter.offset, letter.reason) for letter in letters] == [(position, "db.22021")]
+    assert letters[0].value == value(position)
+    assert offsets(rig.store, ONE) == list(range(10))
+    assert rig.store.transactions <= 1 + 2 * math.ceil(math.log2(10)) + 2
+
+
+async def test_undecodable_deliveries_become_dead_letters_between_their_neighbours() -> None:
+    log = filled(2)
+    log.append(ONE, None)
+    log.append(ONE, b"\xff\xfe")
+    log.append(ONE, b'{"name": "A Person", "bio": "writes"}')
+    log.append(ONE, value(7))
+    rig = Rig(log, Store())
+    async with running(rig):
+        await rig.drained()
+    reasons = {letter.offset: letter.reason for letter in rig.store.dead_letters()}
+    assert reasons == {2: "kafka.tombstone", 3: "decode.utf8", 4: "not-an-article"}
+    assert offsets(rig.store, ONE) == list(range(6))
+
+
+async def test_unread_records_deleted_from_the_log_park_the_partition() -> None:
+    log, store = filled(10), Store()
+    await store.claim(ONE, "earlier", 0)
+    log.starts[ONE] = 5
+    log.records[ONE] = log.records[ONE][5:]
+    rig = Rig(log, store)
+    async with running(rig):
+        assert await rig.parked(ONE) == "offset.gap"
+    assert store.applied == []
+
+
+async def test_a_log_that_ends_below_the_position_parks_the_partition() -> None:
+    store = Store()
+    async with running(Rig(filled(10), store)) as rig:
+        await rig.drained()
+    rig = Rig(filled(4), store)
+    async with running(rig):
+        assert await rig.parked(ONE) == "offset.past_end"
+
+
+async def test_a_kafka_topic_made_anew_with_more_records_parks_the_partition() -> None:
+    store = Store()
+    async with running(Rig(filled(10), store)) as rig:
+        await rig.drained()
+    other = MemoryLog()
+    for number in range(30):
+        other.append(ONE, value(500 + number))
+    rig = Rig(other, store)
+    async with running(rig):
+        assert await rig.parked(ONE) == "topic.identity"
+    assert len(offsets(store, ONE)) == 10
+
+
+async def test_the_same_log_is_taken_up_where_it_was_left() -> None:
+    store, log = Store(), filled(10)
+    async with running(Rig(log, store)) as rig:
+        await rig.drained()
+    for number in range(10, 15):
+        log.append(ONE, value(number))
+    async with running(Rig(log, store)) as rig:
+        await rig.drained()
+    assert offsets(store, ONE) == list(range(15))
+
+
+async def test_stopping_lets_the_transaction_in_flight_end() -> None:
+    rig = Rig(filled(10), Store())
+    apply = rig.store.apply
+    began = asyncio.Event()
+
+    async def slow(batch: Batch) -> BatchReport:
+        began.set()
+        await asyncio.sleep(0.1)
+        return await apply(batch)
+
+    rig.store.apply = slow
+    async with running(rig):
+        await began.wait()
+    assert offsets(rig.store, ONE) == list(range(10))
+
+
+async def test_positions_are_mirrored_for_lag_tools() -> None:
+    rig = Rig(filled(10), Store())
+    async with running(rig):
+        await rig.drained()
+        await asyncio.sleep(0.2)
+    assert rig.source.mirrored == {ONE: 10}
+
+
+async def test_an_error_nobody_expected_ends_the_role() -> None:
+    rig = Rig(filled(3), Store())
+
+    def bug(_: object) -> None:
+        raise KeyError
+
+    rig.store.before_apply = bug
+    with pytest.raises(ExceptionGroup):
+        async with running(rig):
+            await asyncio.sleep(5)
