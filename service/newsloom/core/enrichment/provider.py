@@ -34,9 +34,10 @@ def _domain(written: str) -> str | None:
     """Registered domain of a host or URL; the host itself where nobody can register one."""
     written = written.strip().lstrip("@./").strip()
     host = host_of(written if "://" in written else f"https://{written}")
-    if "." not in host:
-        return host if host.startswith("[") else None
-    return registered_domain(host) or host.removeprefix("www.")
+    if "." in host.removeprefix("www."):
+        host = host.removeprefix("www.")
+        return registered_domain(host) or host
+    return host if host.startswith("[") else None
 
 
 def _usable(images: tuple[Image, ...]) -> tuple[Image, ...]:

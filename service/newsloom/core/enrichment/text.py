@@ -22,32 +22,21 @@ MAX_COMBINING_MARKS = 30
 MAX_ROUNDS = 6
 """Text that still changes after this many was built to; it loses its markup and non-ASCII."""
 
+MAX_ELEMENTS = 4000
+"""Of one text. HTML parsers take quadratic time for deep nesting; beyond this, tags are cut out."""
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def clean_text(article: Article) -> Article:
     """Clean everything a reader sees; an excerpt or body with nothing left becomes None."""
     changes: dict[str, object] = {}
-    title = clean_line(article.title) or REPLACEMENT
-    if title != article.title:
-        changes["title"] = title
-    if article.excerpt is not None:
-        excerpt = clean_line(article.excerpt) or None
-        if excerpt != article.excerpt:
-            changes["excerpt"] = excerpt
-    if article.body is not None:
-        body = clean_block(article.body) or None
-        if body != article.body:
-            changes["body"] = body
-    if article.images:
-        images = _clean_images(article.images)
-        if images is not article.images:
-            changes["images"] = images
-    provider = article.provider
-    if provider.name or provider.images:
-        provider = _clean_provider(provider)
-        if provider is not article.provider:
-            changes["provider"] = provider
+    for name, clean in _CLEANERS:
+        written = getattr(article, name)
+        if written is not None:
+            cleaned = clean(written)
+            if cleaned != written:
+                changes[name] = cleaned
     return changed(article, **changes) if changes else article
 
 
@@ -59,7 +48,7 @@ def clean_line(text: str) -> str:
 
 
 def clean_block(text: str) -> str:
-    """Clean a text of paragraphs: lines and empty lines stay, white space within lines is folded."""
+    """Clean a text of paragraphs: lines stay, and white space within each is folded."""
     return _until_stable(text, _fold_block)
 
 
@@ -136,6 +125,8 @@ def _html_text(text: str) -> str:
     """Text of an HTML fragment; blocks are set apart by line breaks."""
     text = text.replace("<![CDATA[", "").replace("]]>", "")
     text = _BREAK.sub("\n<", _joined_surrogates(text))
+    if text.count("<") > MAX_ELEMENTS:
+        return _TAG.sub(" ", text.replace("<!--", " "))
     tree = LexborHTMLParser(text)
     tree.strip_tags(_HIDDEN)
     return tree.body.text() if tree.body else ""
@@ -226,7 +217,7 @@ def _misread_utf8() -> str:
     Searching for its lead and continuation characters costs a hundredth of ftfy's own judgement,
     which then has the word.
     """
-    encodings = "latin-1 cp1252 cp1250 cp1251 cp1253 cp1254 cp1257 iso8859-2".split()
+    encodings = ("latin-1", "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1257", "iso8859-2")
 
     def seen(low: int, high: int, *names: str, more: str = "") -> str:
         read = (bytes(range(low, high)).decode(name, "ignore") for name in (*encodings, *names))
@@ -236,7 +227,7 @@ def _misread_utf8() -> str:
     tail = seen(0x80, 0xC0, "mac_roman", "cp437", more="\ufffd")
     two, three, four = (
         seen(0xC2, 0xE0, more="¬√ƒ≈┬├"),
-        seen(0xE0, 0xF0, more="‚Γ"),
+        seen(0xE0, 0xF0, more="\u201aΓ"),
         seen(0xF0, 0xF5),
     )
     # The last two lost a byte on the way: to a gap in the encoding, or to a folded space.
@@ -256,27 +247,47 @@ def _decoded(text: str) -> str:
 # --- Parts of an article ---
 
 
+def _line_or_none(text: str) -> str | None:
+    return clean_line(text) or None
+
+
+def _clean_title(text: str) -> str:
+    return clean_line(text) or REPLACEMENT
+
+
+def _clean_body(text: str) -> str | None:
+    return clean_block(text) or None
+
+
 def _clean_images(images: tuple[Image, ...]) -> tuple[Image, ...]:
     """Clean titles and attributions; the same tuple when there is nothing to do."""
     if not any(image.title or image.attribution for image in images):
         return images
-    cleaned = tuple(
+    return tuple(
         Image(
             image.url,
             image.width,
             image.height,
             image.is_cached,
-            clean_line(image.title) or None if image.title else None,
-            clean_line(image.attribution) or None if image.attribution else None,
+            _line_or_none(image.title) if image.title else None,
+            _line_or_none(image.attribution) if image.attribution else None,
         )
         for image in images
     )
-    return images if cleaned == images else cleaned
 
 
 def _clean_provider(provider: Provider) -> Provider:
-    name = clean_line(provider.name) or None if provider.name else None
+    name = _line_or_none(provider.name) if provider.name else None
     images = _clean_images(provider.images)
     if name == provider.name and images is provider.images:
         return provider
     return Provider(name, provider.domain, images, provider.extra)
+
+
+_CLEANERS: tuple[tuple[str, Callable[..., object]], ...] = (
+    ("title", _clean_title),
+    ("excerpt", _line_or_none),
+    ("body", _clean_body),
+    ("images", _clean_images),
+    ("provider", _clean_provider),
+)

@@ -9,7 +9,7 @@ MAX_LABELS = 64
 
 
 def normalise_topics(article: Article) -> Article:
-    """Clean every label and drop repetitions, whatever their case; the first form and order stay."""
+    """Clean every label and drop repetitions, whatever their case; the first form stays."""
     changes: dict[str, object] = {}
     for name in ("topics", "tags", "categories", "levels"):
         written: tuple[str, ...] = getattr(article, name)
