@@ -11,7 +11,7 @@ DEV_READY := $(VENV)/.newsloom-dev
 .DEFAULT_GOAL := help
 .PHONY: help
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # -- use ---------------------------------------------------------------------------------------------
 
@@ -51,6 +51,9 @@ coverage: $(DEV_READY)  ## the test suite with branch coverage
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
 
+.PHONY: install
+install: $(DEV_READY)  ## create .venv with everything in it (the other verbs do so as needed)
+
 # -- maintain ----------------------------------------------------------------------------------------
 
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
@@ -62,6 +65,10 @@ lock: $(DEV_READY)  ## recompute the lock files (ARGS="--upgrade" takes newer ve
 	$(COMPILE) --extra lang --extra embedded --extra dev -o requirements-dev.lock pyproject.toml
 	$(COMPILE) -c requirements-dev.lock --extra lang --extra embedded -o requirements-demo.lock pyproject.toml
 	$(COMPILE) -c requirements-dev.lock -o requirements.lock pyproject.toml
+
+.PHONY: lock-jars
+lock-jars: $(DEV_READY)  ## recompute the list of Kafka's jars and their SHA-256
+	$(BIN)/python tools/lock-jars
 
 .PHONY: clean
 clean:  ## remove .venv, caches and build output (not .newsloom, where the demo's data is)

@@ -101,8 +101,8 @@ class EmbeddedPostgres(ServiceProcess):
         if not self.running:
             prepare_service_folder(self.service, self.folder, self.owner)
             programs = self._programs()
-            state = self._state_for_start(programs)
             self._refuse_foreign_server()
+            state = self._state_for_start(programs)
             self._report(f"Starting {self.title} on port {state['port']}.")
             self._start_server(programs, state, seconds)
         self._await_ready(seconds)
