@@ -90,16 +90,15 @@ def _moment() -> GetPydanticSchema:
         custom_error_message="not an RFC 3339 time with a zone",
     )
     schema = core_schema.json_or_python_schema(json_schema=text, python_schema=python)
-    description = "RFC 3339 with a zone; a space for the T is accepted. 1900 to 2200."
-    return _fixed(
-        schema,
-        {
-            "type": "string",
-            "format": "date-time",
-            "pattern": TIME_PATTERN,
-            "description": description,
-        },
-    )
+    shown = {
+        "description": "RFC 3339 with a zone, from 1900 to 2200. A space for the T is accepted.",
+        # Two alternatives, because validators that know the format refuse the space.
+        "anyOf": [
+            {"type": "string", "format": "date-time"},
+            {"type": "string", "pattern": TIME_PATTERN},
+        ],
+    }
+    return _fixed(schema, shown)
 
 
 def _flag() -> GetPydanticSchema:
@@ -133,7 +132,9 @@ Excerpt = Annotated[str, Strict(), StringConstraints(max_length=MAX_EXCERPT_CHAR
 LongText = Annotated[str, Strict(), StringConstraints(max_length=MAX_BODY_CHARACTERS)]
 ShortText = Annotated[str, Strict(), StringConstraints(max_length=MAX_SHORT_CHARACTERS)]
 # The length of a URL is judged where it is canonicalised, so that the reason can say so.
-UrlText = Annotated[str, Strict(), Field(json_schema_extra={"format": "uri", "maxLength": 2048})]
+UrlText = Annotated[
+    str, Strict(), Field(json_schema_extra={"format": "uri-reference", "maxLength": 2048})
+]
 Names = Annotated[list[ShortText], Field(max_length=MAX_NAMES)]
 Whole = Annotated[int, _whole(-INT32)]
 Count = Annotated[int, _whole(0)]
