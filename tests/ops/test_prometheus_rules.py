@@ -1,0 +1,79 @@
+"""The alerting rules: promtool accepts them, each fires and stays silent as it should, each can be
+looked up, and they speak of metrics that exist.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.ops.promql import FOREIGN, metrics_of, our_series
+from tests.ops.tools import OPS, alerts, load_yaml, program, rules, run
+
+PROMETHEUS = OPS / "prometheus"
+TEST_FILES = sorted(PROMETHEUS.glob("rules*_test.yml"))
+
+
+def test_promtool_accepts_configuration_and_rules() -> None:
+    promtool = program("promtool")
+    run(promtool, "check", "rules", "--lint=all", "--lint-fatal", PROMETHEUS / "rules.yml")
+    run(promtool, "check", "config", "--lint=all", "--lint-fatal", PROMETHEUS / "prometheus.yml")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
+def test_alerts_fire_and_stay_silent_as_their_cases_say(path: Path) -> None:
+    run(program("promtool"), "test", "rules", path.name, cwd=PROMETHEUS)
+
+
+def test_every_alert_has_a_firing_and_a_silent_case() -> None:
+    firing, silent = Counter[str](), Counter[str]()
+    for path in TEST_FILES:
+        for case in load_yaml(path)["tests"]:
+            for expected in case["alert_rule_test"]:
+                (firing if expected.get("exp_alerts") else silent)[expected["alertname"]] += 1
+    names = set(alerts())
+    assert set(firing) == names
+    assert set(silent) == names
+
+
+def test_the_test_files_know_all_groups_in_their_order() -> None:
+    groups = [group["name"] for group in load_yaml(PROMETHEUS / "rules.yml")["groups"]]
+    for path in TEST_FILES:
+        assert load_yaml(path)["group_eval_order"] == groups
+
+
+def test_rules_read_only_series_that_exist() -> None:
+    known = set(our_series()) | FOREIGN | {rule["record"] for rule in rules() if "record" in rule}
+    for rule in rules():
+        assert metrics_of(rule["expr"]) <= known, rule
+
+
+def test_every_recorded_series_is_used_somewhere() -> None:
+    text = "\n".join(rule["expr"] for rule in rules())
+    text += "".join(path.read_text() for path in (OPS / "grafana" / "dashboards").glob("*.json"))
+    for rule in rules():
+        if "record" in rule:
+            assert re.search(re.escape(rule["record"]) + r"(?![a-z0-9_])", text), rule["record"]
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_an_alert_says_what_it_is_how_bad_and_where_to_read_on(name: str) -> None:
+    rule = alerts()[name]
+    assert re.fullmatch(r"Newsloom[A-Z][A-Za-z]+", name)
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    annotations = rule["annotations"]
+    assert set(annotations) == {"summary", "description", "runbook_url"}
+    assert annotations["runbook_url"] == f"ops/runbook.md#{name.lower()}"
+    assert annotations["summary"].endswith(".")
+    assert annotations["description"].endswith(".")
+
+
+def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
+    text = (OPS / "runbook.md").read_text()
+    sections = dict(re.findall(r"(?ms)^### (Newsloom\w+)\n(.*?)(?=^##|\Z)", text))
+    assert list(sections) == list(alerts()), "the runbook follows the order of the rules"
+    for name, section in sections.items():
+        for part in ("**Means.**", "**Look.**", "**Fix.**", "**Done.**"):
+            assert section.count(part) == 1, f"{name}: {part}"
