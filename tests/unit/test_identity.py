@@ -296,10 +296,10 @@ def test_the_order_of_parameters_does_not_matter(parameters: list[str]) -> None:
 )
 def test_hostile_urls_cost_little_time(url: str) -> None:
     canonicalise("https://m.example.com/")  # the suffix list is read at first use
-    before = time.perf_counter()
+    before = time.process_time()
     canonicalise(url)
     canonicalise(url[:MAX_URL_CHARACTERS])
-    assert time.perf_counter() - before < 0.2
+    assert time.process_time() - before < 0.2
 
 
 # --- Many distinct articles, and variants of each ---

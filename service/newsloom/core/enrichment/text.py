@@ -25,6 +25,9 @@ MAX_ROUNDS = 6
 MAX_ELEMENTS = 4000
 """Of one text. HTML parsers take quadratic time for deep nesting; beyond this, tags are cut out."""
 
+MAX_MISREAD_CHARACTERS = 50_000
+"""Of one text. Judging mojibake takes a microsecond for three characters: longer text stays."""
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -107,7 +110,8 @@ _ELEMENTS = (
 )
 # Only what is plainly HTML: "x <y and z> 3" is not.
 _TAG = re.compile(
-    rf"<(?:/?(?:{_ELEMENTS})(?:[\s/][^<>]*+)?>|!--|!doctype\b|\?xml\b)", re.IGNORECASE
+    rf"<(?=[A-Za-z/!?])(?:/?(?:{_ELEMENTS})(?:[\s/][^<>]*+)?>|!--|!doctype\b|\?xml\b)",
+    re.IGNORECASE,
 )
 _BREAK = re.compile(
     r"<(?=/?(?:address|article|aside|blockquote|br|dd|div|dl|dt|figcaption|figure|footer|form|"
@@ -147,6 +151,8 @@ _LOOSE_JOINER = re.compile(
     r"(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])",
 )
 _C1 = re.compile(r"[\x80-\x9f]")
+# C1 controls are Windows-1252 that somebody took for Latin-1; where that has nothing, they go.
+_C1_MEANT = {byte: bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0xA0)}
 _ODD = re.compile(
     r"[\x80-\x84\x86-\x9f\u00ad\u180e\u200b-\u200d\u2060-\u2064\u2066-\u206f\u202a-\u202e"
     r"\ud800-\udfff\ufb00-\ufb06\ufeff\ufff9-\ufffb]",
@@ -177,7 +183,7 @@ def _unicode(text: str) -> str:
     if _ODD.search(text):
         text = _visible(_joined_surrogates(text))
     text = _normalised(text)
-    if _MOJIBAKE.search(text):
+    if len(text) <= MAX_MISREAD_CHARACTERS and _MOJIBAKE.search(text):
         text = _normalised(_visible(_decoded(text)))
     return text
 
@@ -191,7 +197,7 @@ def _joined_surrogates(text: str) -> str:
 
 def _visible(text: str) -> str:
     if _C1.search(text):
-        text = ftfy.fixes.fix_c1_controls(text)
+        text = text.translate(_C1_MEANT)
     text = _INVISIBLE.sub("", text)
     if "\u200c" in text or "\u200d" in text:
         text = _LOOSE_JOINER.sub("", _JOINERS.sub(r"\1", text))
