@@ -5,19 +5,24 @@ mentions, equal times, records that name themselves. Where no two contents share
 independent judge of tests/support/oracle.py has to agree as well.
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from newsloom.adapters.memory import MemoryStore
 from newsloom.core.batch import Item, StoredState, Writes
 from newsloom.core.fold import fold
 from newsloom.decoding import decode_deliveries
-from newsloom.ports import Delivery
+from newsloom.ports import Batch, Delivery, TopicPartition
 from tests.support import oracle
+from tests.support.generator import Stream
 
 T0 = datetime(2024, 1, 1, tzinfo=UTC)
 URLS = [f"https://outlet{n}.example/{n}" for n in range(4)]
@@ -82,7 +87,7 @@ def _judge(stream: Sequence[tuple[int, dict[str, Any]]]) -> tuple[oracle.Oracle,
 
 
 @given(_streams(minutes=10_000))
-@settings(max_examples=300)
+@settings(max_examples=120, deadline=None)
 def test_one_batch_gives_what_the_judge_says(stream: list[tuple[int, dict[str, Any]]]) -> None:
     judge, outcomes = _judge(stream)
     writes = fold(_items(stream), StoredState({}, {}))
@@ -118,4 +123,88 @@ def _expected(judge: oracle.Oracle) -> dict[str, object]:
         "urls": {key: judge.resolve(owner) for key, owner in judge.owner.items()},
         "edges": judge.edges(),
         "rejected": [letter.offset for letter in judge.dead_letters],
+    }
+
+
+@given(_streams(minutes=5))
+@settings(max_examples=120, deadline=None)
+def test_batches_of_one_two_and_all_give_the_same(stream: list[tuple[int, dict[str, Any]]]) -> None:
+    items = _items(stream)
+    one = _stored(items, 1)
+    for size in (2, 3, len(items)):
+        assert _stored(items, size) == one
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_batches_of_one_seven_and_five_hundred_give_the_same(seed: int) -> None:
+    messages = list(Stream(seed, deliveries=1000, related=0.5))
+    items = decode_deliveries(
+        [
+            Delivery("t", 0, n, 0, message.key(), message.value(), tuple(message.headers()))
+            for n, message in enumerate(messages)
+        ]
+    ).items
+    one = _stored(items, 1)
+    assert _stored(items, 7) == one
+    assert _stored(items, 500) == one
+
+    judge = oracle.Oracle()
+    judge.feed_all(
+        oracle.Delivery("t", 0, n, message.record, message.observed_at)
+        for n, message in enumerate(messages)
+    )
+    assert {str(name): count for name, count in one["counts"].items()} == judge.outcomes
+
+
+@given(_streams(minutes=10_000), st.integers(1, 4))
+@settings(max_examples=100, deadline=None)
+def test_batches_give_what_the_judge_says(
+    stream: list[tuple[int, dict[str, Any]]], size: int
+) -> None:
+    judge, _ = _judge(stream)
+    store = _stored(_items(stream), size)
+    assert {str(name): count for name, count in store["counts"].items()} == judge.outcomes
+    expected = _expected(judge)
+    edges = {i: list(c.related) for i, c in store["contents"].items() if c.related}
+    assert edges == expected["edges"]
+    alive = {i: h for i, h in store["heads"].items() if h.merged_into is None}
+    assert expected["articles"] == {
+        i: (h.revision, h.is_mention, h.first_seen_at, h.observed_at) for i, h in alive.items()
+    }
+    kept = sum(map(len, store["revisions"].values()))
+    assert kept + sum(not h.is_mention for h in alive.values()) == judge.revisions
+
+
+def _stored(items: Sequence[Item], size: int) -> dict[str, Any]:
+    """Apply items in batches of `size`; return all that the store holds afterwards."""
+
+    async def apply() -> MemoryStore:
+        store, place = MemoryStore(), TopicPartition("t", 0)
+        claim = await store.claim(place, "me", 0)
+        for start in range(0, len(items), size):
+            batch = items[start : start + size]
+            await store.apply(
+                Batch(place, claim.epoch, claim.incarnation, start, start + len(batch), batch)
+            )
+        return store
+
+    store = asyncio.run(apply())
+    return {
+        "counts": dict(store.positions[TopicPartition("t", 0)].counts),
+        "heads": store.heads,
+        "contents": {
+            # No edge is no edge, whether it never was one or a merge turned it upon itself.
+            i: replace(content, related=tuple(t for t in content.related if t is not None))
+            for i, content in store.contents.items()
+        },
+        "aliases": store.aliases,
+        # A superseded revision keeps no edges: they are those of the current content.
+        "revisions": {
+            i: {number: replace(content, related=()) for number, content in kept.items()}
+            for i, kept in store.revisions.items()
+            if kept
+        },
+        "signals": sorted(store.signals, key=repr),
+        "changes": store.changes,
+        "dead_letters": store.dead_letters,
     }
