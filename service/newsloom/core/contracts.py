@@ -37,7 +37,7 @@ def article_schema() -> dict[str, Any]:
     It is as strict as a record without any value left out: ingest drops what is invalid and not
     needed (an image size) instead of refusing the record.
     """
-    schema = _tidied(Record.model_json_schema(by_alias=True))
+    schema: dict[str, Any] = _tidied(Record.model_json_schema(by_alias=True))
     needed = [{"required": [Record.model_fields[name].alias]} for name in URL_FIELDS]
     head = {
         "$schema": _DIALECT,
@@ -69,7 +69,7 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "newsloom",
             "version": "1.0.0",
-            "description": "Parsed news articles on Kafka. Within v1 only optional fields are added.",
+            "description": "Parsed news articles on Kafka. In v1 only optional fields are added.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": CONTENT_TYPE,

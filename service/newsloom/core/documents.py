@@ -72,20 +72,25 @@ class Prepared:
     unknown: int = 0
 
 
+class Reading(NamedTuple):
+    """A document that was understood: what it calls itself, its record, its own observed time."""
+
+    name: str | None
+    parsed: Parsed
+    own_time: datetime | None
+
+
 def prepare(document: Document, rules: Rules = Rules()) -> Prepared:  # noqa: B008 - immutable
     """Parse, identify and encode one document. Total: what is wrong with it is in the result."""
     path, line = document.path, document.line
-    name = None
     try:
-        if document.refused is not None:
-            raise document.refused
-        name, parsed, own_time = _parsed(document)
+        name, parsed, own_time = read_document(document)
         if rules.own_time and own_time is None:
             raise _bad_time("needed in every line of a backfill")
         observed_at = own_time or document.observed_at
         event = event_of(parsed, observed_at=observed_at, source=rules.source)
     except Rejected as rejected:
-        return Prepared(path, line, name, rejected=rejected)
+        return Prepared(path, line, _name_in(document), rejected=rejected)
     return Prepared(path, line, name, event, None, parsed.dropped, parsed.unknown)
 
 
@@ -95,34 +100,51 @@ def event_of(parsed: Parsed, *, observed_at: datetime, source: str) -> Event:
     return encode_event(parsed.record, article, source=source, observed_at=observed_at)
 
 
-_Line = tuple[str | None, Parsed, datetime | None]
-
-
-def _parsed(document: Document) -> _Line:
+def read_document(document: Document) -> Reading:
+    """Parse one document, whatever its form. Raises `Rejected`."""
+    if document.refused is not None:
+        raise document.refused
     if document.form is Form.JSON_LINE:
-        return _parsed_line(document)
-    parsed = record_from_text(_decoded(document.data), bare=document.form is Form.YAML)
-    return None, parsed, None
+        return _read_line(document.data)
+    bare = document.form is Form.YAML
+    return Reading(None, record_from_text(_decoded(document.data), bare=bare), None)
 
 
-def _parsed_line(document: Document) -> _Line:
+def _read_line(data: bytes) -> Reading:
     # Most lines are a record and nothing else: those are parsed once, by the models.
-    if not _ENVELOPE.search(document.data):
-        return None, record_from_json(document.data), None
-    try:
-        line = json.loads(_decoded(document.data))
-    except (ValueError, RecursionError):
-        line = None
-    if not isinstance(line, dict):
-        return None, record_from_json(document.data), None  # raises, and says why
-    path = line.get("path")
-    name = path[:_MAX_NAME_CHARACTERS] if isinstance(path, str) else None
-    text = line.get("text")
+    line = _envelope(data) if _ENVELOPE.search(data) else None
+    if line is None:
+        return Reading(None, record_from_json(data), None)
+    text, time = line.get("text"), _own_time(line)
     if isinstance(text, str) and "title" not in line:
-        return name, record_from_text(text), _own_time(line)
-    time = _own_time(line)
+        return Reading(_name(line), record_from_text(text), time)
     record = {key: value for key, value in line.items() if key not in _TIME_KEYS}
-    return name, record_from_mapping(record), time
+    return Reading(_name(line), record_from_mapping(record), time)
+
+
+def _envelope(data: bytes) -> dict[str, Any] | None:
+    """Return a line that says more than its record; None lets the record's parser complain."""
+    try:
+        line = json.loads(_decoded(data))
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _name_in(document: Document) -> str | None:
+    """Return what a refused line calls itself, if it can be read that far."""
+    if document.form is not Form.JSON_LINE or document.refused is not None:
+        return None
+    try:
+        line = _envelope(document.data)
+    except Rejected:
+        return None
+    return _name(line) if line else None
+
+
+def _name(line: Mapping[str, Any]) -> str | None:
+    path = line.get("path")
+    return path[:_MAX_NAME_CHARACTERS] if isinstance(path, str) else None
 
 
 def _decoded(data: bytes) -> str:
