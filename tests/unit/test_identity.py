@@ -102,6 +102,7 @@ SAME = [
     "https://www.google.com/amp/s/www.example.com/2020/05/25/some-story/amp",
     "https://google.co.uk/amp/s/amp.example.com/2020/05/25/some-story",
     "https://www.google.com/url?q=https://www.example.com/2020/05/25/some-story&sa=U&usg=x",
+    "https://www.google.com/url?a=http://other.org/x&q=https://example.com/2020/05/25/some-story",
     "https://www.google.com/amp/s/x.cdn.ampproject.org/c/s/example.com/2020/05/25/some-story",
     "https://www.example.com//2020/05//25/some-story",
     "https://www.example.com/2020/05/../05/25/%73ome-story",

@@ -205,11 +205,11 @@ def _visible(text: str) -> str:
 
 
 def _normalised(text: str) -> str:
-    """NFC, with runs of combining marks capped before (cost) and after (decompositions)."""
+    """NFC, with runs of combining marks capped before, because of the cost."""
     text = _capped(text)
     if unicodedata.is_normalized("NFC", text):
         return text
-    return _capped(unicodedata.normalize("NFC", text))
+    return unicodedata.normalize("NFC", text)
 
 
 def _capped(text: str) -> str:
