@@ -30,8 +30,8 @@ VERSION_COLUMNS = (
     "is_published", "is_removed", "canonical_url", "title", "excerpt", "body", "type", "category",
     "language", "declared_language", "locale", "provider_name", "provider_domain",
     "provider_images", "provider_extra", "lead_image_url", "images", "topics", "tags",
-    "categories", "levels", "featured_content", "price", "length", "actions", "items", "extra", "changed_fields",
-    "field_hashes",
+    "categories", "levels", "featured_content", "price", "length", "actions", "items",
+    "extra", "changed_fields", "field_hashes",
 )  # fmt: skip
 """What the current content and a superseded one have in common, in the order of `_version_row`."""
 
