@@ -5,10 +5,12 @@ are checked before they get their final name, so a broken download leaves nothin
 """
 
 import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +25,10 @@ KAFKA_VERSION: Final = "4.4.0"
 _PARALLEL_DOWNLOADS: Final = 4
 _TIMEOUT_SECONDS: Final = 60
 _MEGABYTE: Final = 1_000_000
+_CERTIFICATES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora and its kin
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ def _fetch(missing: Sequence[Jar], folder: Path, report: Report) -> None:
     staging = Path(tempfile.mkdtemp(prefix="fetching-", dir=folder))
     done = 0
     try:
-        with ThreadPoolExecutor(_PARALLEL_DOWNLOADS, "fetch-jar") as pool:
+        with _machine_trust(), ThreadPoolExecutor(_PARALLEL_DOWNLOADS, "fetch-jar") as pool:
             fetches = {pool.submit(_fetch_one, jar, staging): jar for jar in missing}
             try:
                 for count, fetch in enumerate(as_completed(fetches), start=1):
@@ -128,6 +134,25 @@ def _fetch(missing: Sequence[Jar], folder: Path, report: Report) -> None:
                 raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _machine_trust() -> Iterator[None]:
+    """Trust the certificates that the machine trusts, as pip does, unless told otherwise.
+
+    jgo's HTTP library has a list of its own, which does not know the proxy of a company.
+    """
+    name = "REQUESTS_CA_BUNDLE"
+    told = {name, "CURL_CA_BUNDLE"} & set(os.environ)
+    system = next((path for path in _CERTIFICATES if Path(path).exists()), None)
+    if told or system is None:
+        yield
+        return
+    os.environ[name] = system
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _fetch_one(jar: Jar, staging: Path) -> Path:
