@@ -210,9 +210,8 @@ class Ingest:
             state.anchor = claim.anchor
         state.is_waiting = False
         state.is_ready = True
-        self._source.start_at(
-            state.partition, state.anchor.offset if state.anchor else state.next_offset
-        )
+        state.claims += 1
+        self._seek(self._source, state)
         self._room.set()
 
     async def _apply(self, state: Partition, deliveries: Sequence[Delivery]) -> None:
@@ -317,6 +316,7 @@ class Ingest:
                 hungry = {p: s for p in [alone.popleft()] if (s := hungry.get(p)) is not None}
             if not hungry and await self._no_room(stop):
                 continue
+            asked = {partition: (state, state.claims) for partition, state in hungry.items()}
             try:
                 fetched = await source.poll(
                     list(hungry),
@@ -330,13 +330,32 @@ class Ingest:
                 await wait_or_stop(self._settings.backoff_base_seconds, stop)
                 continue
             for partition, deliveries in fetched.items():
-                state = hungry.get(partition)
-                if (
-                    state is not None
-                    and self._partitions.get(partition) is state
-                    and state.is_ready
-                ):
-                    state.accept(deliveries)
+                self._hand_over(source, partition, asked.get(partition), deliveries)
+
+    def _hand_over(
+        self,
+        source: EventSource,
+        partition: TopicPartition,
+        asked: tuple[Partition, int] | None,
+        deliveries: Sequence[Delivery],
+    ) -> None:
+        """Queue what was fetched, if it was fetched for the claim that still holds.
+
+        A rebalance or a new claim may have come during the poll. Then the client's position has
+        moved past records that nobody took, so it must be set back.
+        """
+        state = self._partitions.get(partition)
+        if state is None or not state.is_ready:
+            return  # the claim to come will seek
+        if asked == (state, state.claims):
+            state.accept(deliveries)
+        else:
+            self._seek(source, state)
+
+    def _seek(self, source: EventSource, state: Partition) -> None:
+        source.start_at(
+            state.partition, state.anchor.offset if state.anchor else state.fetch_offset
+        )
 
     def _has_room(self, state: Partition) -> bool:
         limit = self._settings.max_batch_records * self._settings.queue_batches
@@ -365,7 +384,7 @@ class Ingest:
         )
         if isinstance(error, Unavailable):
             self._note_unavailable(error)
-        for partition, state in polled.items():
+        for state in polled.values():
             if not state.is_ready:
                 continue
             if isinstance(error, PositionLost) and len(polled) == 1:
@@ -376,7 +395,7 @@ class Ingest:
                 if state.failed_polls >= UNREADABLE_TRIES and not state.queue:
                     state.interrupt(Parked("kafka.unreadable"))
                     continue
-            source.start_at(partition, state.anchor.offset if state.anchor else state.fetch_offset)
+            self._seek(source, state)
 
     def _is_excused(self) -> bool:
         """Tell whether standing still is right: nothing to do, or a known reason not to do it."""
@@ -392,7 +411,11 @@ class Ingest:
         return max(0, (end or 0) - state.next_offset)
 
     async def is_idle(self) -> bool:
-        """Tell whether everything that Kafka holds now has been applied. Asks the brokers."""
+        """Tell whether everything that Kafka holds has been applied.
+
+        The brokers are asked only when the last fetches leave it open: while a fetch waits for
+        records, other questions on the same connection wait with it.
+        """
         states = list(self._partitions.values())
         if self._source is None or not self._assigned_once:
             return False
@@ -401,8 +424,11 @@ class Ingest:
             for s in states
         ):
             return False
-        bounds = await self._source.bounds([state.partition for state in states])
-        return all(state.next_offset >= bounds[state.partition][1] for state in states)
+        if any(self._lag(state) for state in states):
+            return False
+        unknown = [s for s in states if self._source.end_offset(s.partition) is None]
+        bounds = await self._source.bounds([state.partition for state in unknown])
+        return all(state.next_offset >= bounds[state.partition][1] for state in unknown)
 
     @property
     def committed(self) -> int:

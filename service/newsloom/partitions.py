@@ -38,6 +38,8 @@ class Partition:
     is_revoked: bool = False
     is_waiting: bool = False
     """A known reason keeps it from moving: a dependency is away, or it is parked."""
+    claims: int = 0
+    """Rises with each claim: what was fetched for an earlier one is not to be accepted."""
     failed_polls: int = 0
     interruption: Exception | None = None
     last_timestamp_ms: int = 0

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 
 from newsloom.adapters.memory import MemoryStore
 from newsloom.adapters.memory_source import MemoryLog, MemorySource
-from newsloom.core.batch import BatchReport, Observation
+from newsloom.core.batch import BatchReport, DeadLetter, Observation
 from newsloom.decoding import decode_deliveries
 from newsloom.errors import Unavailable
 from newsloom.health import Health
 from newsloom.ingest import Ingest
 from newsloom.metrics import Metrics
-from newsloom.ports import Batch, BatchRefused, Claim, TopicPartition, Unreadable
+from newsloom.ports import Batch, BatchRefused, Claim, Delivery, TopicPartition, Unreadable
 from newsloom.settings import IngestSettings
 
 ONE, TWO = TopicPartition("articles", 0), TopicPartition("articles", 1)
@@ -41,6 +41,17 @@ class Store(MemoryStore):
         self.claims = 0
         self.before_apply: Callable[[Batch], None] = lambda _: None
         self.before_claim: Callable[[TopicPartition], None] = lambda _: None
+
+    def letters(self) -> list[DeadLetter]:
+        return list(self.dead_letters.values())
+
+    def parked_reason(self, partition: TopicPartition) -> str | None:
+        position = self.positions.get(partition)
+        return position.parked_reason if position else None
+
+    def fence(self, partition: TopicPartition) -> None:
+        """Do what another owner's claim does."""
+        self.positions[partition].owner_epoch += 1
 
     async def claim(self, partition: TopicPartition, owner_id: str, first_offset: int) -> Claim:
         self.before_claim(partition)
@@ -75,15 +86,20 @@ class Rig:
         self.stop = asyncio.Event()
 
     async def drained(self) -> None:
-        async with asyncio.timeout(5):
-            while not await self.ingest.is_idle():
-                await asyncio.sleep(0.005)
+        await eventually(self.ingest.is_idle)
 
-    async def parked(self, partition: TopicPartition) -> str:
-        async with asyncio.timeout(5):
-            while (reason := self.store.parked_reason(partition)) is None:
-                await asyncio.sleep(0.005)
-        return reason
+    async def parked(self, partition: TopicPartition) -> str | None:
+        async def is_parked() -> bool:
+            return self.store.parked_reason(partition) is not None
+
+        await eventually(is_parked)
+        return self.store.parked_reason(partition)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(5):
+        while not await condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -133,24 +149,30 @@ async def test_records_that_a_failing_poll_swallowed_are_fetched_again() -> None
     assert offsets(rig.store, TWO) == list(range(30))
 
 
-async def test_a_partition_that_stays_unreadable_parks_and_the_other_goes_on() -> None:
+async def test_a_partition_that_stays_unreadable_parks_and_the_other_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log = filled(5, 25)
     rig = Rig(log, Store())
     poll = rig.source.poll
 
-    async def poisoned(partitions, timeout_seconds, max_records):
+    async def poisoned(
+        partitions: Sequence[TopicPartition], timeout_seconds: float, max_records: int
+    ) -> Mapping[TopicPartition, Sequence[Delivery]]:
         if ONE in partitions and rig.store.claims >= 2:
             with suppress(Unreadable):
                 await poll(partitions, 0, max_records)
             raise Unreadable("UnicodeDecodeError")
         return await poll(partitions, timeout_seconds, max_records)
 
-    rig.source.poll = poisoned
+    monkeypatch.setattr(rig.source, "poll", poisoned)
     async with running(rig, (ONE, TWO)):
         assert await rig.parked(ONE) == "kafka.unreadable"
-        async with asyncio.timeout(5):
-            while len(offsets(rig.store, TWO)) < 25:
-                await asyncio.sleep(0.005)
+
+        async def other_is_through() -> bool:
+            return len(offsets(rig.store, TWO)) == 25
+
+        await eventually(other_is_through)
     assert not rig.health.ready().ok
 
 
@@ -194,7 +216,7 @@ async def test_an_outage_of_the_store_is_waited_out_without_dead_letters() -> No
         await rig.drained()
         assert rig.health.ready().ok
     assert offsets(rig.store, ONE) == list(range(40))
-    assert rig.store.dead_letters() == []
+    assert rig.store.letters() == []
 
 
 async def test_readiness_goes_off_while_the_store_is_away_and_liveness_stays() -> None:
@@ -216,7 +238,9 @@ async def test_readiness_goes_off_while_the_store_is_away_and_liveness_stays() -
 
 
 @pytest.mark.parametrize("position", [0, 4, 9], ids=["first", "middle", "last"])
-async def test_one_record_that_the_store_refuses_becomes_the_only_dead_letter(position: int) -> None:
+async def test_one_record_that_the_store_refuses_becomes_the_only_dead_letter(
+    position: int,
+) -> None:
     rig = Rig(filled(10), Store())
 
     def refuse(batch: Batch) -> None:
@@ -226,7 +250,7 @@ async def test_one_record_that_the_store_refuses_becomes_the_only_dead_letter(po
     rig.store.before_apply = refuse
     async with running(rig):
         await rig.drained()
-    letters = rig.store.dead_letters()
+    letters = rig.store.letters()
     assert [(letter.offset, letter.reason) for letter in letters] == [(position, "db.22021")]
     assert letters[0].value == value(position)
     assert offsets(rig.store, ONE) == list(range(10))
@@ -242,7 +266,7 @@ async def test_undecodable_deliveries_become_dead_letters_between_their_neighbou
     rig = Rig(log, Store())
     async with running(rig):
         await rig.drained()
-    reasons = {letter.offset: letter.reason for letter in rig.store.dead_letters()}
+    reasons = {letter.offset: letter.reason for letter in rig.store.letters()}
     assert reasons == {2: "kafka.tombstone", 3: "decode.utf8", 4: "not-an-article"}
     assert offsets(rig.store, ONE) == list(range(6))
 
@@ -291,7 +315,9 @@ async def test_the_same_log_is_taken_up_where_it_was_left() -> None:
     assert offsets(store, ONE) == list(range(15))
 
 
-async def test_stopping_lets_the_transaction_in_flight_end() -> None:
+async def test_stopping_lets_the_transaction_in_flight_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rig = Rig(filled(10), Store())
     apply = rig.store.apply
     began = asyncio.Event()
@@ -301,7 +327,7 @@ async def test_stopping_lets_the_transaction_in_flight_end() -> None:
         await asyncio.sleep(0.1)
         return await apply(batch)
 
-    rig.store.apply = slow
+    monkeypatch.setattr(rig.store, "apply", slow)
     async with running(rig):
         await began.wait()
     assert offsets(rig.store, ONE) == list(range(10))

@@ -137,6 +137,8 @@ class KafkaSource:
     ) -> Mapping[TopicPartition, tuple[int, int]]:
         """Ask the brokers for log start and log end."""
         asked = [KafkaTopicPartition(*partition) for partition in partitions]
+        if not asked:
+            return {}
         with kafka_unavailable():
             starts = await self._consumer.beginning_offsets(asked)
             ends = await self._consumer.end_offsets(asked)
