@@ -13,8 +13,8 @@ VARIABLES = {
     "$__rate_interval": "1m",
     "$__interval": "15s",
     "$__range": "1h",
-    "${job:regex}": ".+",
-    "${instance:regex}": ".+",
+    "$job": ".+",
+    "$instance": ".+",
 }
 """What Grafana would put in. The test against a real Prometheus uses shorter times."""
 

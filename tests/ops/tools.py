@@ -35,10 +35,8 @@ def program(name: str) -> str:
 
 def run(*arguments: str | Path, **options: Any) -> str:
     """Run a program that must succeed, and return what it said."""
-    done = subprocess.run(  # noqa: S603 - the programs are ours
-        arguments, capture_output=True, text=True, check=False, **options
-    )
-    said = done.stdout + done.stderr
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, **options)
+    said: str = done.stdout + done.stderr
     assert done.returncode == 0, said
     return said
 
