@@ -111,9 +111,9 @@ def _short(value: str | None) -> str:
     return f"{value[:60]}... sha256 {hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
 
-def differences(one: Dump, two: Dump, *, shown: int = 3) -> list[str]:
-    """Return one sentence a table that differs, with the first rows that only one side has."""
-    return list(_differences(one, two, shown))
+def differences(one: Dump, two: Dump, *, shown: int = 3) -> str:
+    """Tell which tables differ, with the first rows of each; empty when none does."""
+    return "\n".join(_differences(one, two, shown))
 
 
 def _differences(one: Dump, two: Dump, shown: int) -> Iterator[str]:
@@ -123,9 +123,19 @@ def _differences(one: Dump, two: Dump, shown: int) -> Iterator[str]:
         if missing or extra:
             yield (
                 f"{name}: {missing.total()} of {here.total()} rows only in the first, "
-                f"{extra.total()} of {there.total()} only in the second;\n"
-                f"  first:  {sorted(missing)[:shown]}\n  second: {sorted(extra)[:shown]}"
+                f"{extra.total()} of {there.total()} only in the second:\n"
+                + "\n".join(_pair(row, extra) for row in sorted(missing)[:shown])
+                + ("" if missing else f"  {sorted(extra)[:shown]}")
             )
+
+
+def _pair(row: Row, others: Collection[Row]) -> str:
+    """Set a row beside the one of the other side that is most like it."""
+    near = max(others, key=lambda other: len(set(row) & set(other)), default=())
+    if len(set(row) & set(near)) < len(row) / 2:
+        return f"  only in the first: {row}"
+    same = [value for value in row if value in near][:2]
+    return f"  {same}: {[v for v in row if v not in near]} != {[v for v in near if v not in row]}"
 
 
 # --- matched by URLs ------------------------------------------------------------------------------
