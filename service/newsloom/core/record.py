@@ -43,7 +43,7 @@ MAX_WIRE_BYTES: Final = 2 * 1024 * 1024
 _MAX_INT_DIGITS = 20
 _NUL_ESCAPE = re.compile(r"\\(?:0|x00|u0000|U00000000)")
 _JSON_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
-_JSON_NON_FINITE = ("NaN", "Infinity")
+_BRACKETS = re.compile(r"[\[{\]}]")
 
 
 class Parsed(NamedTuple):
@@ -161,14 +161,13 @@ def _load_json(text: str) -> object:
 def _check_size(text: str) -> None:
     """Bound depth and number of values before anything is built, by what is outside of strings."""
     structure = _JSON_STRINGS.sub("", text)
+    depth = 0
+    for bracket in _BRACKETS.finditer(structure):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > MAX_DEPTH:
+            raise Rejected(RejectReason.PARSE_DEPTH, f"nested deeper than {MAX_DEPTH}")
     if structure.count(",") + structure.count("[") + structure.count("{") > MAX_NODES:
         raise Rejected(RejectReason.PARSE_NODE_LIMIT, f"more than {MAX_NODES} values")
-    depth = deepest = 0
-    for character in re.findall(r"[\[{\]}]", structure):
-        depth += 1 if character in "[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
-        raise Rejected(RejectReason.PARSE_DEPTH, f"nested deeper than {MAX_DEPTH}")
 
 
 def _refuse_constant(_name: str) -> NoReturn:
