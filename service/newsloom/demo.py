@@ -21,7 +21,6 @@ class Newest:
     published: str
     provider: str
     title: str
-    topics: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +100,6 @@ FROM api.articles"""
 
 _NEWEST = """
 SELECT coalesce(to_char(published_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), ''),
-    coalesce(provider_name, provider_domain, ''), title, array_to_string(topics, ', ')
+    coalesce(provider_name, provider_domain, ''), title
 FROM api.articles WHERE NOT is_mention
 ORDER BY published_at DESC NULLS LAST, article_id LIMIT 10"""

@@ -1,8 +1,8 @@
 """The two errors that newsloom's flows react to; everything else ends the process.
 
 `Rejected` means "this input can never succeed: dead-letter it and go on"; `Unavailable` means "a
-dependency is away: keep what you hold, wait, try again". Any other exception is a bug, and a process
-with a bug in it is restarted by its supervisor rather than trusted.
+dependency is away: keep what you hold, wait, try again". Any other exception is a bug, and a
+process with a bug in it is restarted by its supervisor rather than trusted.
 """
 
 import re
@@ -58,7 +58,7 @@ class RejectReason(StrEnum):
 
 
 class Rejected(Exception):  # noqa: N818 - named for what became of the input, as the outcome is
-    """This input can never succeed. `detail` says what to mend, never quotes article text."""
+    """An input that can never succeed. `detail` says what to mend, never quotes article text."""
 
     def __init__(self, reason: RejectReason, detail: str) -> None:
         super().__init__(reason.value)

@@ -68,9 +68,11 @@ def configure_logging(settings: LoggingOptions, stream: TextIO) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(settings.level)
-    level = max(logging.INFO, logging.getLevelNamesMapping()[settings.level])
+    own = logging.getLevelNamesMapping()[settings.level]
+    # One level above ours: aiokafka tells its whole group life at INFO.
+    theirs = logging.INFO if own < logging.INFO else max(logging.WARNING, own)
     for name in CLIENT_LOGGERS:
-        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).setLevel(theirs)
 
 
 def log_uncaught_errors() -> None:

@@ -1,5 +1,6 @@
 """`newsloom demo`: the whole line on one machine, from record files to rows."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -31,8 +32,11 @@ def demo(paths: Sequence[Path], *, exits: bool) -> int:
     chosen = list(paths) or [SAMPLES]
     if not paths and not SAMPLES.is_dir():
         raise click.UsageError("no samples/ here: name some record files or folders")
-    settings = load_settings()
-    settings = _with_services(settings)
+    # The roles' log would bury the summary; NEWSLOOM_LOG_LEVEL=INFO brings it back.
+    os.environ.setdefault("NEWSLOOM_LOG_LEVEL", "WARNING")
+    settings = _with_services(load_settings())
+    # Looking for a coordinator that does not exist yet is an error to aiokafka, not to us.
+    logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
     bad = app.run(_prepare_and_publish(settings, chosen))
     app.run(
         app.run_roles(
@@ -77,27 +81,31 @@ async def _show(settings: "Settings", admin_port: int, *, stays: bool) -> None:
 
 
 def _print_summary(summary: Any, settings: "Settings", admin_port: int, *, stays: bool) -> None:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 - a title is text, never markup
 
     console = Console(file=sys.stdout, highlight=False)
-    outcomes = Table(title="What became of every delivery", title_justify="left")
-    for column in ("outcome", "deliveries"):
-        outcomes.add_column(column, justify="right" if column == "deliveries" else "left")
+    outcomes = Table(box=SIMPLE_HEAD, title="Deliveries", title_justify="left")
+    outcomes.add_column("outcome")
+    outcomes.add_column("deliveries", justify="right")
     for name, count in summary.outcomes.items():
         outcomes.add_row(name, f"{count:,}")
     outcomes.add_section()
     outcomes.add_row("consumed", f"{sum(summary.outcomes.values()):,}")
     console.print(outcomes)
     console.print(
-        f"{summary.articles:,} articles, {summary.mentions:,} known only from others' related "
-        f"lists, {summary.revisions:,} revisions, {summary.dead_letters:,} dead letters\n"
+        f"{summary.articles:,} articles, {summary.mentions:,} mentions (known from others' related "
+        f"lists), {summary.revisions:,} revisions, {summary.dead_letters:,} dead letters",
+        soft_wrap=True,
     )
-    newest = Table(title="The ten newest articles", title_justify="left")
-    for column in ("published", "provider", "title", "topics"):
-        newest.add_column(column, overflow="fold" if column == "title" else "ellipsis")
+    newest = Table(box=SIMPLE_HEAD, title="The ten newest articles", title_justify="left")
+    newest.add_column("published", no_wrap=True, min_width=16)
+    newest.add_column("provider", no_wrap=True, min_width=16, max_width=22)
+    newest.add_column("title", no_wrap=True)
     for row in summary.newest:
-        newest.add_row(row.published, row.provider, row.title, row.topics)
+        newest.add_row(row.published, Text(row.provider), Text(row.title))
     console.print(newest)
     dsn = settings.postgres.dsn
     assert dsn is not None  # noqa: S101 - filled in above

@@ -14,7 +14,8 @@ from newsloom.settings import KafkaSettings
 CLIENT_ID = "newsloom"
 
 # At DEBUG aiokafka prints keys, values and whole requests.
-logging.getLogger("aiokafka").setLevel(logging.INFO)
+_logger = logging.getLogger("aiokafka")
+_logger.setLevel(max(_logger.level, logging.INFO))
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
