@@ -73,16 +73,16 @@ async def send(bootstrap: str, topic: str) -> int:
 
 
 @pytest.fixture
-def services(folder: Path) -> Iterator[EmbeddedServices]:
-    embedded = EmbeddedServices(folder, cache=default_cache(os.environ, folder))
+def services(folder: Path, kafka_cache: Path) -> Iterator[EmbeddedServices]:
+    embedded = EmbeddedServices(folder, cache=kafka_cache)
     yield embedded
     embedded.stop()
 
 
 def test_two_starters_at_once_start_one_of_each_and_the_data_outlives_a_stop(
-    services: EmbeddedServices, folder: Path
+    services: EmbeddedServices, folder: Path, kafka_cache: Path
 ) -> None:
-    other = EmbeddedServices(folder, cache=default_cache(os.environ, folder))
+    other = EmbeddedServices(folder, cache=kafka_cache)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(EmbeddedServices.start, (services, other))
     assert first == second
@@ -120,14 +120,12 @@ def test_two_starters_at_once_start_one_of_each_and_the_data_outlives_a_stop(
     assert services.status().kafka == ServiceState.RUNNING
 
 
-def test_a_broken_start_leaves_nothing_running(folder: Path) -> None:
+def test_a_broken_start_leaves_nothing_running(folder: Path, kafka_cache: Path) -> None:
     with socket.socket() as squatter:
         squatter.bind(("127.0.0.1", 0))
         squatter.listen()
         port = squatter.getsockname()[1]
-        services = EmbeddedServices(
-            folder, kafka_port=port, cache=default_cache(os.environ, folder)
-        )
+        services = EmbeddedServices(folder, kafka_port=port, cache=kafka_cache)
         with pytest.raises(EmbeddedServiceError, match=f"Port {port}.*--kafka-port"):
             services.start()
     assert not services.postgres.running

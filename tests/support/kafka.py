@@ -22,13 +22,18 @@ class MakeTopic(Protocol):
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(services_folder: Path) -> Iterator[str]:
+def kafka_cache(services_folder: Path) -> Path:
+    """Where Kafka's jars are: fetched once a machine, or once a session if there is no home."""
+    return default_cache(os.environ, services_folder)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(services_folder: Path, kafka_cache: Path) -> Iterator[str]:
     """The address of the session's broker. Do not stop it: start your own for that."""
     if given := os.environ.get("NEWSLOOM_TEST_KAFKA_BOOTSTRAP_SERVERS"):
         yield given
         return
-    folder = services_folder / "kafka"
-    kafka = EmbeddedKafka(folder, cache=default_cache(os.environ, services_folder))
+    kafka = EmbeddedKafka(services_folder / "kafka", cache=kafka_cache)
     try:
         yield start_or_fail(kafka)
     finally:
