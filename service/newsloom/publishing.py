@@ -9,7 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -185,19 +185,16 @@ async def publish_files(
             )
         async for some in paths:
             rules = Rules(source=options.source, own_time=options.backfill)
-            chunks = _until(
-                stop,
-                prepare_all(
-                    read_chunks(some, now=_now),
-                    rules,
-                    timeout_seconds=settings.parse_timeout_seconds,
-                ),
-                fail_fast=options.fail_fast,
+            parsed = prepare_all(
+                read_chunks(some, now=_now),
+                rules,
+                timeout_seconds=settings.parse_timeout_seconds,
             )
-            async for prepared, results in _sent(publisher, chunks):
-                summary.count(prepared, results)
-                summary.seconds = time.monotonic() - started
-                observe(prepared, results)
+            async with aclosing(parsed):
+                chunks = _until(stop, parsed, fail_fast=options.fail_fast)
+                async for prepared, results in _sent(publisher, chunks):
+                    summary.count(prepared, results)
+                    observe(prepared, results)
     summary.seconds = time.monotonic() - started
     return summary
 

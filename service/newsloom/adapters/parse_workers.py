@@ -9,8 +9,9 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -110,7 +111,7 @@ async def prepare_all(
     *,
     timeout_seconds: float,
     workers: int | None = None,
-) -> AsyncIterator[Sequence[Prepared]]:
+) -> AsyncGenerator[Sequence[Prepared], None]:
     """Prepare chunk after chunk, in order, with few of them in memory at a time.
 
     `timeout_seconds` bounds what one chunk may take in a worker, and then each document of it.
@@ -121,8 +122,9 @@ async def prepare_all(
     if not more:
         return
     count = workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
-    async for prepared in _in_workers(chunks, rules, timeout_seconds, count):
-        yield prepared
+    async with aclosing(_in_workers(chunks, rules, timeout_seconds, count)) as results:
+        async for prepared in results:
+            yield prepared
 
 
 def _peeked(chunks: Iterator[list[Document]]) -> tuple[list[list[Document]], bool]:
@@ -144,7 +146,7 @@ def _prepared(chunk: Sequence[Document], rules: Rules) -> list[Prepared]:
 
 async def _in_workers(
     chunks: Iterator[list[Document]], rules: Rules, timeout_seconds: float, count: int
-) -> AsyncIterator[Sequence[Prepared]]:
+) -> AsyncGenerator[Sequence[Prepared], None]:
     loop = asyncio.get_running_loop()
     workers = [ParseWorker(rules, timeout_seconds) for _ in range(count)]
     free: deque[ParseWorker] = deque(workers)

@@ -1,0 +1,162 @@
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from newsloom.core.event import Event
+from newsloom.core.record import Record
+from newsloom.errors import Rejected, RejectReason, Unavailable
+from newsloom.ports import Receipt
+from newsloom.publisher import Publisher
+
+NOON = datetime(2024, 2, 3, 12, tzinfo=UTC)
+
+
+class MemorySink:
+    """Keeps events in a list; refuses large ones, and all of them while `away`."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Event]] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.away = False
+
+    async def send(self, kafka_topic: str, events: Sequence[Event]) -> Sequence[Receipt | Rejected]:
+        if self.away:
+            raise Unavailable("kafka", "TimeoutError")
+        self.in_flight += len(events)
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        await asyncio.sleep(0.001)
+        first = sum(map(len, self.batches))
+        self.batches.append(list(events))
+        self.in_flight -= len(events)
+        return [self._result(kafka_topic, first + n, event) for n, event in enumerate(events)]
+
+    def _result(self, kafka_topic: str, offset: int, event: Event) -> Receipt | Rejected:
+        if len(event.value) > 5000:
+            return Rejected(RejectReason.KAFKA_OVERSIZE, "too large")
+        return Receipt(kafka_topic, 0, offset, event.event_id)
+
+    @property
+    def keys(self) -> list[str]:
+        return [event.key.decode() for batch in self.batches for event in batch]
+
+
+@pytest.fixture
+def sink() -> MemorySink:
+    return MemorySink()
+
+
+def publisher(sink: MemorySink, **options: int) -> Publisher:
+    return Publisher(sink, now=lambda: NOON, **options)
+
+
+def record(number: int, **values: object) -> dict[str, object]:
+    return {"title": "x", "webUrl": f"https://a.example/{number}", **values}
+
+
+async def test_a_record_gets_a_receipt_in_every_form_it_may_have(sink: MemorySink) -> None:
+    forms = [
+        record(1),
+        Record(title="x", webUrl="https://a.example/1"),
+        "---\ntitle: x\nwebUrl: https://a.example/1\n---\n",
+    ]
+    receipts = [await publisher(sink).publish(form) for form in forms]
+    assert [receipt.offset for receipt in receipts] == [0, 1, 2]
+    assert len({receipt.event_id for receipt in receipts}) == 1
+    assert receipts[0].kafka_topic == "newsloom.articles.v1"
+
+
+async def test_the_observed_time_is_now_or_as_given(sink: MemorySink) -> None:
+    publishing = publisher(sink)
+    await publishing.publish(record(1))
+    await publishing.publish(record(1), observed_at=datetime(2020, 1, 1, tzinfo=UTC))
+    times = [dict(event.headers)["ce_time"] for batch in sink.batches for event in batch]
+    assert times == [b"2024-02-03T12:00:00Z", b"2020-01-01T00:00:00Z"]
+
+
+@pytest.mark.parametrize(
+    "bad", [{"name": "x"}, Record(title="x"), Record(title="x", webUrl="ftp://a"), "no record"]
+)
+async def test_what_ingest_would_refuse_is_never_sent(
+    sink: MemorySink, bad: Record | dict[str, object] | str
+) -> None:
+    with pytest.raises(Rejected):
+        await publisher(sink).publish(bad)
+    assert sink.batches == []
+
+
+async def test_many_calls_at_once_share_batches_and_keep_their_order(sink: MemorySink) -> None:
+    publishing = publisher(sink)
+    receipts = await asyncio.gather(*(publishing.publish(record(n)) for n in range(300)))
+    assert [receipt.offset for receipt in receipts] == list(range(300))
+    assert sink.keys == [f"a.example/{n}" for n in range(300)]
+    assert len(sink.batches) < 10
+
+
+async def test_no_more_than_allowed_is_in_flight(sink: MemorySink) -> None:
+    publishing = publisher(sink, max_in_flight_records=20)
+    await asyncio.gather(*(publishing.publish(record(n)) for n in range(200)))
+    assert sink.most_in_flight <= 20
+    assert [1 async for _ in publishing.publish_many(record(n) for n in range(200))] == [1] * 200
+    assert sink.most_in_flight <= 20
+
+
+async def test_one_call_that_is_cancelled_leaves_the_others_alone(sink: MemorySink) -> None:
+    publishing = publisher(sink)
+    calls = [asyncio.create_task(publishing.publish(record(n))) for n in range(3)]
+    await asyncio.sleep(0)
+    calls[1].cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert [type(results[n]) for n in (0, 2)] == [Receipt, Receipt]
+
+
+async def test_when_kafka_is_away_every_waiting_call_hears_of_it(sink: MemorySink) -> None:
+    publishing = publisher(sink)
+    sink.away = True
+    calls = [publishing.publish(record(n)) for n in range(3)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [Unavailable] * 3
+    sink.away = False
+    assert isinstance(await publishing.publish(record(1)), Receipt)
+
+
+async def test_a_stream_gives_one_result_each_in_order(sink: MemorySink) -> None:
+    async def stream() -> AsyncIterator[dict[str, object]]:
+        for n in range(250):
+            yield {"name": "x"} if n % 50 == 7 else record(n, body="x" * (6000 * (n == 9)))
+
+    results = [result async for result in publisher(sink).publish_many(stream())]
+    reasons = {n: r.reason for n, r in enumerate(results) if isinstance(r, Rejected)}
+    assert len(results) == 250
+    assert reasons == {
+        n: RejectReason.KAFKA_OVERSIZE if n == 9 else RejectReason.NOT_AN_ARTICLE
+        for n in (7, 9, 57, 107, 157, 207)
+    }
+
+
+async def test_a_stream_is_read_only_as_fast_as_it_is_sent(sink: MemorySink) -> None:
+    read = 0
+
+    def endless() -> object:
+        nonlocal read
+        while True:
+            read += 1
+            yield record(read)
+
+    results = publisher(sink, max_in_flight_records=50).publish_many(endless())  # type: ignore[arg-type]
+    for _ in range(100):
+        await anext(results)
+    await results.aclose()  # type: ignore[attr-defined]
+    assert read <= 100 + 4 * 50
+
+
+async def test_a_stream_ends_with_the_error_when_kafka_goes_away(sink: MemorySink) -> None:
+    results = publisher(sink, max_in_flight_records=10).publish_many(record(n) for n in range(100))
+    assert isinstance(await anext(results), Receipt)
+    sink.away = True
+    with pytest.raises(Unavailable):
+        async for _ in results:
+            pass
