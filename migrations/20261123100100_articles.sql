@@ -27,7 +27,7 @@ CREATE TABLE newsloom.articles (
     secured text,
     CONSTRAINT articles_pkey PRIMARY KEY (article_id)
 ) WITH (
-    fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05
+    fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05
 );
 CREATE INDEX articles_merged_into_idx ON newsloom.articles (merged_into)
     WHERE merged_into IS NOT NULL;
