@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.faults]
 
 DELIVERIES = 30_000
 FAILPOINTS = ("after_cas", "before_commit", "after_commit")
-OUTSIDE = 9
-"""Kills from outside, at offsets of their own; with the failpoints twelve deaths."""
+OUTSIDE = 8
+"""Kills from outside, at offsets of their own; with the failpoints eleven deaths."""
 
 SMALL_BATCHES = {"NEWSLOOM_INGEST_MAX_BATCH_RECORDS": "200"}
 

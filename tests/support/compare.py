@@ -51,6 +51,8 @@ World: TypeAlias = dict[frozenset[str], dict[str, object]]
 
 _TABLES = """
 SELECT c.relname AS table_name, a.attname AS column_name,
+       quote_ident(a.attname) ||  -- json keeps the order of its names, which says nothing
+         CASE a.atttypid WHEN 'json'::regtype THEN '::jsonb::text' ELSE '::text' END AS as_text,
        a.attidentity <> '' OR coalesce(
          pg_get_expr(d.adbin, d.adrelid)
            ~ '(now|clock_timestamp|statement_timestamp|nextval|pg_current_xact_id)\\(', false
@@ -70,16 +72,21 @@ class Table:
 
     name: str
     columns: tuple[str, ...]
+    expressions: tuple[str, ...]
 
 
 async def tables(connection: asyncpg.Connection) -> list[Table]:
     """Return all tables (partitioned ones once), without columns of one run only."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, str]] = {}
     for row in await connection.fetch(_TABLES):
-        columns = found.setdefault(row["table_name"], [])
+        columns = found.setdefault(row["table_name"], {})
         if not row["is_own"] and row["column_name"] not in OWN_COLUMNS:
-            columns.append(row["column_name"])
-    return [Table(name, tuple(columns)) for name, columns in found.items() if columns]
+            columns[row["column_name"]] = row["as_text"]
+    return [
+        Table(name, tuple(columns), tuple(columns.values()))
+        for name, columns in found.items()
+        if columns
+    ]
 
 
 async def dump(dsn: str, *, without: Collection[str] = ()) -> Dump:
@@ -90,12 +97,12 @@ async def dump(dsn: str, *, without: Collection[str] = ()) -> Dump:
         for table in await tables(connection):
             if table.name in BOOKKEEPING or table.name in without:
                 continue
-            columns = ", ".join(f'"{name}"::text' for name in table.columns)
+            columns = ", ".join(table.expressions)
             rows = await connection.fetch(f'SELECT {columns} FROM newsloom."{table.name}"')  # noqa: S608 - names from the catalogue
             found[table.name] = Counter(
                 tuple(
                     f"{name}={_short(value)}"
-                    for name, value in zip(table.columns, row.values(), strict=True)
+                    for name, value in zip(table.columns, row, strict=True)
                 )
                 for row in rows
             )
@@ -140,6 +147,9 @@ def _pair(row: Row, others: Collection[Row]) -> str:
 
 # --- matched by URLs ------------------------------------------------------------------------------
 
+NOWHERE = frozenset({"an article without any URL"})
+"""Merged away, or never there: nothing may lead to it."""
+
 _AMP = re.compile(r"\bamp\b|ampproject", re.IGNORECASE)
 
 _ARTICLES = """
@@ -166,11 +176,12 @@ async def stored_world(dsn: str) -> World:
         for row in await connection.fetch(
             "SELECT article_id, related_article_id FROM api.related_articles ORDER BY 1, position"
         ):
-            related.setdefault(row["article_id"], []).append(urls[row["related_article_id"]])
+            target = urls.get(row["related_article_id"], NOWHERE)
+            related.setdefault(row["article_id"], []).append(target)
         secured = await _secured(connection)
         rows = await connection.fetch(_ARTICLES)
         return {
-            urls[row["article_id"]]: _stored_row(
+            urls.get(row["article_id"], NOWHERE): _stored_row(
                 row, related.get(row["article_id"], []), secured.get(row["article_id"])
             )
             for row in rows
