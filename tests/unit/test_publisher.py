@@ -8,7 +8,7 @@ from newsloom.core.event import Event
 from newsloom.core.record import Record
 from newsloom.errors import Rejected, RejectReason, Unavailable
 from newsloom.ports import Receipt
-from newsloom.publisher import Publisher
+from newsloom.publisher import Publisher, RecordLike
 
 NOON = datetime(2024, 2, 3, 12, tzinfo=UTC)
 
@@ -48,8 +48,8 @@ def sink() -> MemorySink:
     return MemorySink()
 
 
-def publisher(sink: MemorySink, **options: int) -> Publisher:
-    return Publisher(sink, now=lambda: NOON, **options)
+def publisher(sink: MemorySink, max_in_flight_records: int = 1000) -> Publisher:
+    return Publisher(sink, now=lambda: NOON, max_in_flight_records=max_in_flight_records)
 
 
 def record(number: int, **values: object) -> dict[str, object]:
@@ -57,7 +57,7 @@ def record(number: int, **values: object) -> dict[str, object]:
 
 
 async def test_a_record_gets_a_receipt_in_every_form_it_may_have(sink: MemorySink) -> None:
-    forms = [
+    forms: list[RecordLike] = [
         record(1),
         Record(title="x", webUrl="https://a.example/1"),
         "---\ntitle: x\nwebUrl: https://a.example/1\n---\n",

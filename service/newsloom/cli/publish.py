@@ -14,6 +14,7 @@ import click
 
 from newsloom.cli.main import ExitCode
 from newsloom.cli.support import Format, emit, format_option, load_settings, tell
+from newsloom.errors import Unavailable
 
 if TYPE_CHECKING:
     from newsloom.core.documents import Prepared
@@ -61,6 +62,7 @@ def publish(  # noqa: PLR0917 - click passes them by name
     """
     # Heavy, and --help must be quick.
     from newsloom.adapters.record_files import NothingToReadError  # noqa: PLC0415
+    from newsloom.publisher import BACKFILL_TOPIC  # noqa: PLC0415
     from newsloom.publishing import PublishOptions, kafka_settings, publish_files  # noqa: PLC0415
 
     settings = load_settings()
@@ -87,6 +89,11 @@ def publish(  # noqa: PLR0917 - click passes them by name
 
     try:
         summary = _run(main())
+    except Unavailable as error:
+        if kafka is not None and error.code == "UnknownTopicOrPartitionError":
+            topic = BACKFILL_TOPIC if backfill else kafka.articles_topic
+            tell(f"the Kafka topic {topic} does not exist: `newsloom topics apply` creates it")
+        raise
     except NothingToReadError as error:
         raise click.UsageError(f"{error}: no such file, and no record matches it") from None
     _show(summary, output, dry_run=dry_run)

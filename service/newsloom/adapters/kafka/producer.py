@@ -26,10 +26,13 @@ from newsloom.settings import KafkaSettings, PublishSettings
 
 logger = logging.getLogger(__name__)
 
+# It reports a missing topic ten times a second; we say it once.
+logging.getLogger("aiokafka.cluster").setLevel(logging.CRITICAL)
+
 _BATCH_BYTES = 256 * 1024
 _REBUILD_WAIT_SECONDS = 0.5
 _STOP_SECONDS = 5.0
-_METADATA_SECONDS = 10.0
+_METADATA_SECONDS = 5.0
 _RECORD_OVERHEAD_BYTES = 128
 
 _TOO_LARGE: tuple[type[Exception], ...] = (
