@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 import asyncpg
 
@@ -26,7 +27,7 @@ from newsloom.adapters.postgres.rows import (
     revision_row,
     signals_row,
 )
-from newsloom.core.batch import Alias, ArchiveStored, ContentMove, DeadLetter, Head, Writes
+from newsloom.core.batch import ArchiveStored, ContentMove, DeadLetter, Head, Writes
 
 _VERSION_LIST = ", ".join(VERSION_COLUMNS)
 
@@ -61,19 +62,25 @@ _MOVE_EDGES = "UPDATE newsloom.related_articles SET article_id = $2 WHERE articl
 _DROP_CONTENTS = "DELETE FROM newsloom.article_contents WHERE article_id = ANY($1::uuid[])"
 _DROP_EDGES = "DELETE FROM newsloom.related_articles WHERE article_id = ANY($1::uuid[])"
 
-# A merge may have made an article its own neighbour: such an edge goes, the rest closes up.
+# A merge may have made an article its own neighbour: such an edge goes, the rest closes up. Rows
+# are renumbered, never written anew: a merge elsewhere may wait for one of them, to redirect it,
+# and would miss a new one. By way of negative numbers: the key is checked row by row.
 _DROP_SELF_EDGES = """
-WITH affected AS (
-    SELECT article_id FROM newsloom.related_articles
-    WHERE article_id = ANY($1::uuid[]) AND related_article_id = article_id
-), gone AS (
-    DELETE FROM newsloom.related_articles AS r USING (SELECT DISTINCT article_id FROM affected) AS a
-    WHERE r.article_id = a.article_id
-    RETURNING r.article_id, r.position, r.related_article_id
+DELETE FROM newsloom.related_articles
+WHERE article_id = ANY($1::uuid[]) AND related_article_id = article_id"""
+_CLOSE_UP_EDGES = (
+    """
+UPDATE newsloom.related_articles AS r SET position = -n.place
+FROM (
+    SELECT article_id, position,
+        row_number() OVER (PARTITION BY article_id ORDER BY position) AS place
+    FROM newsloom.related_articles WHERE article_id = ANY($1::uuid[])
+) AS n
+WHERE r.article_id = n.article_id AND r.position = n.position AND r.position <> n.place""",
+    """
+UPDATE newsloom.related_articles SET position = -position
+WHERE article_id = ANY($1::uuid[]) AND position < 0""",
 )
-INSERT INTO newsloom.related_articles (article_id, position, related_article_id)
-SELECT article_id, row_number() OVER (PARTITION BY article_id ORDER BY position), related_article_id
-FROM gone WHERE related_article_id <> article_id"""
 
 _UPDATE_HEADS = """
 UPDATE newsloom.articles AS a
@@ -95,6 +102,11 @@ SET article_id = n.article_id, kind = n.kind::newsloom.url_kind, url = n.url,
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[])
     AS n (url_id, article_id, kind, url, canonical_url)
 WHERE u.url_id = n.url_id"""
+
+# Read before its article was locked, so somebody may have improved the row since: compare again.
+_IMPROVE_ALIASES = f"""{_UPDATE_ALIASES}
+    AND (n.kind::newsloom.url_kind, n.url COLLATE "C", n.canonical_url COLLATE "C")
+        < (u.kind, u.url COLLATE "C", u.canonical_url COLLATE "C")"""
 
 _DELETE_ALIASES = "DELETE FROM newsloom.article_urls WHERE url_id = ANY($1::uuid[])"
 
@@ -129,7 +141,7 @@ async def write(connection: asyncpg.Connection, writes: Writes, keys: Keys, sour
     edges = (row for content in contents for row in edge_rows(content))
     await _copy(connection, "related_articles", EDGE_COLUMNS, edges)
     if writes.merges:
-        await connection.execute(_DROP_SELF_EDGES, [merge.winner for merge in writes.merges])
+        await _drop_self_edges(connection, [merge.winner for merge in writes.merges])
     await _write_aliases(connection, writes, keys)
     await _copy(
         connection, "article_revisions", REVISION_COLUMNS, map(revision_row, writes.archived)
@@ -155,6 +167,12 @@ async def _move_stored(connection: asyncpg.Connection, writes: Writes) -> None:
         await connection.execute(_DROP_CONTENTS, dropped)
         await connection.execute(_DROP_EDGES, dropped)
     await _move_contents(connection, writes.content_moves)
+
+
+async def _drop_self_edges(connection: asyncpg.Connection, winners: Sequence[UUID]) -> None:
+    if await connection.execute(_DROP_SELF_EDGES, winners) != "DELETE 0":
+        for statement in _CLOSE_UP_EDGES:
+            await connection.execute(statement, winners)
 
 
 async def _archive(connection: asyncpg.Connection, rows: Sequence[ArchiveStored]) -> None:
@@ -195,13 +213,14 @@ async def _update_heads(connection: asyncpg.Connection, heads: Sequence[Head]) -
 async def _write_aliases(connection: asyncpg.Connection, writes: Writes, keys: Keys) -> None:
     """Correct what the fold decided otherwise than the tentative aliases had it."""
     url_ids, inserted = keys.url_ids, keys.inserted
-    changed: dict[str, Alias] = {
-        key: alias for key, alias in writes.new_aliases.items() if inserted.get(key) != alias
-    }
-    changed |= writes.changed_aliases
-    if changed:
-        rows = (alias_row(url_ids[key], alias) for key, alias in changed.items())
-        await connection.execute(_UPDATE_ALIASES, *columns_of(rows, len(ALIAS_COLUMNS)))
+    corrected = {key: alias for key, alias in writes.new_aliases.items() if inserted[key] != alias}
+    for statement, aliases in (
+        (_UPDATE_ALIASES, corrected),
+        (_IMPROVE_ALIASES, writes.changed_aliases),
+    ):
+        if aliases:
+            rows = (alias_row(url_ids[key], alias) for key, alias in aliases.items())
+            await connection.execute(statement, *columns_of(rows, len(ALIAS_COLUMNS)))
     if unused := [url_ids[key] for key in inserted if key not in writes.new_aliases]:
         await connection.execute(_DELETE_ALIASES, unused)
 
