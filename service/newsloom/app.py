@@ -32,6 +32,7 @@ from newsloom.failpoints import checkpoint_from_env
 from newsloom.health import Health
 from newsloom.ingest import Ingest
 from newsloom.metrics import Metrics, process_registry, watch_loop_lag
+from newsloom.partition_owner import PartitionOwner
 from newsloom.settings import Settings, SettingsError
 from newsloom.watchdog import start_watchdog
 
@@ -134,7 +135,7 @@ async def _run_ingest(process: Process, env: Mapping[str, str], idle: "_Idle") -
     async with _patiently(
         process, "postgres", lambda: _open_current_store(process, checkpoint)
     ) as store:
-        ingest = Ingest(
+        owner = PartitionOwner(
             store=store,
             decode=decode_deliveries,
             settings=settings.ingest,
@@ -143,6 +144,7 @@ async def _run_ingest(process: Process, env: Mapping[str, str], idle: "_Idle") -
             owner_id=owner_id(),
             jitter=random.random,
         )
+        ingest = Ingest(owner, settings=settings.ingest, metrics=metrics, health=health)
         topics = [settings.kafka.articles_topic]
         async with (
             _patiently(
@@ -219,15 +221,17 @@ async def _patiently(
     deadline = loop.time() + START_PATIENCE_SECONDS
     waits = delays(0.2, 3.0, random.random)
     async with AsyncExitStack() as stack:
-        while True:
+        opened: T | None = None
+        while opened is None:
             try:
                 opened = await stack.enter_async_context(open_it())
-                break
             except Unavailable as error:
                 code = error.code
                 process.health.away(dependency, code)
                 if error.systemic or loop.time() > deadline or process.stop.is_set():
                     raise
+            else:
+                break
             logger.warning("waiting", extra={"dependency": dependency, "code": code})
             process.health.beat()
             await wait_or_stop(next(waits), process.stop)

@@ -74,8 +74,8 @@ async def read_summary(settings: Settings) -> Summary:
     assert dsn is not None  # noqa: S101 - as above
     connection = await asyncpg.connect(dsn.get_secret_value(), timeout=10)
     try:
-        outcomes = await connection.fetchrow(_OUTCOMES)
-        counts = await connection.fetchrow(_COUNTS)
+        (outcomes,) = await connection.fetch(_OUTCOMES)
+        (counts,) = await connection.fetch(_COUNTS)
         newest = await connection.fetch(_NEWEST)
     finally:
         await connection.close(timeout=5)

@@ -18,22 +18,17 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from newsloom.backoff import delays, wait_or_stop
-from newsloom.core.batch import BatchReport, DeadLetter, Item
-from newsloom.decoding import Decoded
+from newsloom.backoff import wait_or_stop
 from newsloom.errors import Unavailable
 from newsloom.health import Health
-from newsloom.metrics import Metrics, Stage
-from newsloom.partitions import Parked, Partition, anchor_of, position_problem
+from newsloom.metrics import Metrics
+from newsloom.partition_owner import PartitionOwner
+from newsloom.partitions import Parked, Partition, seek
 from newsloom.ports import (
-    ArticleStore,
-    Batch,
-    BatchRefused,
     Delivery,
     EventSource,
-    Fenced,
     PositionLost,
     TopicPartition,
     Unreadable,
@@ -42,18 +37,8 @@ from newsloom.settings import IngestSettings
 
 logger = logging.getLogger(__name__)
 
-PARKED_RECHECK_SECONDS = 5.0
-"""How often a parked partition's row is looked at again, for an operator's way out."""
-
 UNREADABLE_TRIES = 3
 """Polls of one partition that must fail in a row before it parks: wire corruption heals."""
-
-PROBE_CAP_SECONDS = 3.0
-"""Longest wait between two tries to claim: recovery is bounded by it."""
-
-
-Decoder = Callable[[Sequence[Delivery]], Decoded]
-"""Pure and total: bad deliveries become dead letters. Runs in a thread, off the event loop."""
 
 
 class Ingest:
@@ -61,30 +46,23 @@ class Ingest:
 
     def __init__(
         self,
+        owner: PartitionOwner,
         *,
-        store: ArticleStore,
-        decode: Decoder,
         settings: IngestSettings,
         metrics: Metrics,
         health: Health,
-        owner_id: str,
-        jitter: Callable[[], float],
     ) -> None:
-        self._store = store
-        self._decode = decode
+        self._owner = owner
         self._settings = settings
         self._metrics = metrics
         self._health = health
-        self._owner_id = owner_id
-        self._jitter = jitter
+        self._room = owner.progressed
         self._partitions: dict[TopicPartition, Partition] = {}
         self._assigned_once = False
         self._unclaimed: list[Partition] = []
-        self._room = asyncio.Event()
         self._source: EventSource | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._owners: set[asyncio.Task[None]] = set()
-        self._committed = 0
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:
@@ -155,153 +133,11 @@ class Ingest:
             logger.warning("transactions did not end in time", extra={"partitions": len(states)})
 
     def _start(self, state: Partition) -> None:
-        assert self._tasks is not None  # noqa: S101 - set before any call
+        assert self._tasks is not None and self._source is not None  # noqa: S101, PT018 - see run
         name = f"{state.partition.topic}/{state.partition.partition}"
-        task = self._tasks.create_task(self._own(state), name=name)
+        task = self._tasks.create_task(self._owner.own(state, self._source), name=name)
         self._owners.add(task)
         task.add_done_callback(self._owners.discard)
-
-    # The owner task of one partition.
-
-    async def _own(self, state: Partition) -> None:
-        """Claim, apply what arrives, and claim again after anything that leaves doubt."""
-        waits = self._waits()
-        while not state.is_revoked:
-            try:
-                await self._claim(state)
-                waits = self._waits()
-                while deliveries := await state.take(self._settings.max_batch_records):
-                    await self._apply(state, deliveries)
-                    self._room.set()
-            except Fenced:
-                self._metrics.fenced.inc()
-                logger.info("fenced", extra={"partition": state.partition.partition})
-                await self._hold(state, next(waits))
-            except PositionLost:
-                await self._hold(state, next(waits))
-            except Unavailable as error:
-                self._note_unavailable(error)
-                await self._hold(state, next(waits))
-            except Parked as parked:
-                await self._park(state, parked.reason)
-        state.is_ready = False
-
-    async def _claim(self, state: Partition) -> None:
-        """Take over the stored position, check it against the log, and start fetching there."""
-        assert self._source is not None  # noqa: S101 - set before any task
-        state.interruption, state.anchor = None, None
-        state.queue.clear()
-        bounds = await self._source.bounds([state.partition])
-        self._health.usable("kafka")
-        self._metrics.set_usable("kafka", usable=True)
-        start, end = bounds[state.partition]
-        claim = await self._store.claim(state.partition, self._owner_id, start)
-        self._health.usable("postgres")
-        self._metrics.set_usable("postgres", usable=True)
-        state.epoch, state.incarnation = claim.epoch, claim.incarnation
-        state.next_offset = state.fetch_offset = claim.next_offset
-        if reason := claim.parked_reason or position_problem(claim, start, end):
-            raise Parked(reason)
-        self._health.unpark(*state.partition)
-        self._metrics.set_parked(*state.partition, parked=False)
-        if state.is_revoked:
-            return
-        if claim.anchor is not None and claim.anchor.offset >= start:
-            state.anchor = claim.anchor
-        state.is_waiting = False
-        state.is_ready = True
-        state.claims += 1
-        self._seek(self._source, state)
-        self._room.set()
-
-    async def _apply(self, state: Partition, deliveries: Sequence[Delivery]) -> None:
-        started = time.perf_counter()
-        decoded = await asyncio.to_thread(self._decode, deliveries)
-        self._metrics.observe_stage(Stage.DECODE, time.perf_counter() - started)
-        self._metrics.observe_parsed(decoded.dropped, decoded.unknown)
-        state.quiet.clear()
-        try:
-            if not state.is_revoked:
-                await self._store_batch(state, deliveries, decoded.items)
-        finally:
-            state.quiet.set()
-
-    async def _store_batch(
-        self, state: Partition, deliveries: Sequence[Delivery], items: Sequence[Item]
-    ) -> None:
-        """Apply one batch; halve it when the store refuses its rows, until the culprit is alone.
-
-        Each piece is a transaction with its own compare-and-set, so what was stored stays stored.
-        """
-        batch = Batch(
-            partition=state.partition,
-            epoch=state.epoch,
-            incarnation=state.incarnation,
-            expected_offset=state.next_offset,
-            next_offset=deliveries[-1].offset + 1,
-            items=items,
-            anchor=anchor_of(deliveries[-1]),
-        )
-        try:
-            report = await self._store.apply(batch)
-        except BatchRefused as refused:
-            if len(items) == 1 and isinstance(items[0], DeadLetter):
-                raise  # a dead letter that cannot be stored: nothing is left to try
-            self._metrics.batch_splits.inc()
-            if len(items) == 1:
-                letter = refused_letter(deliveries[0], items[0], refused.sqlstate)
-                await self._store_batch(state, deliveries, [letter])
-                return
-            middle = len(items) // 2
-            await self._store_batch(state, deliveries[:middle], items[:middle])
-            await self._store_batch(state, deliveries[middle:], items[middle:])
-            return
-        state.next_offset = batch.next_offset
-        self._committed += report.consumed
-        self._observe(state, report, deliveries)
-
-    def _observe(
-        self, state: Partition, report: BatchReport, deliveries: Sequence[Delivery]
-    ) -> None:
-        self._health.beat()
-        self._metrics.observe_batch(report)
-        now = time.time()
-        for delivery in deliveries:
-            self._metrics.observe_end_to_end(now - delivery.timestamp_ms / 1000)
-        state.last_timestamp_ms = deliveries[-1].timestamp_ms
-
-    async def _park(self, state: Partition, reason: str) -> None:
-        """Write down why the partition waits, and look from time to time whether it still must."""
-        self._health.park(*state.partition, reason)
-        self._metrics.set_parked(*state.partition, parked=True)
-        logger.error(
-            "partition parked", extra={"partition": state.partition.partition, "reason": reason}
-        )
-        try:
-            await self._store.park(state.partition, state.epoch, reason)
-        except (Fenced, Unavailable):
-            # Somebody else owns it, or the store is away: the next claim tells.
-            logger.warning("the reason could not be stored", extra={"reason": reason})
-        await self._hold(state, PARKED_RECHECK_SECONDS)
-
-    async def _hold(self, state: Partition, seconds: float) -> None:
-        """Wait before the next claim; wakes at once when the partition is revoked."""
-        state.is_ready, state.is_waiting = False, True
-        deadline = time.monotonic() + seconds
-        while not state.is_revoked and (left := deadline - time.monotonic()) > 0:
-            state.arrived.clear()
-            await wait_or_stop(left, state.arrived)
-
-    def _note_unavailable(self, error: Unavailable) -> None:
-        self._health.away(error.dependency, error.code)
-        self._metrics.set_usable(error.dependency, usable=False)
-        self._metrics.retry(error.dependency)
-        log = logger.error if error.systemic else logger.warning
-        log("waiting for a dependency", extra={"dependency": error.dependency, "code": error.code})
-
-    def _waits(self) -> Iterator[float]:
-        cap = min(self._settings.backoff_cap_seconds, PROBE_CAP_SECONDS)
-        return delays(min(self._settings.backoff_base_seconds, cap), cap, self._jitter)
 
     # The poll task.
 
@@ -350,12 +186,7 @@ class Ingest:
         if asked == (state, state.claims):
             state.accept(deliveries)
         else:
-            self._seek(source, state)
-
-    def _seek(self, source: EventSource, state: Partition) -> None:
-        source.start_at(
-            state.partition, state.anchor.offset if state.anchor else state.fetch_offset
-        )
+            seek(source, state)
 
     def _has_room(self, state: Partition) -> bool:
         limit = self._settings.max_batch_records * self._settings.queue_batches
@@ -383,7 +214,7 @@ class Ingest:
             "poll failed", extra={"error": type(error).__name__, "partitions": len(polled)}
         )
         if isinstance(error, Unavailable):
-            self._note_unavailable(error)
+            self._owner.note_unavailable(error)
         for state in polled.values():
             if not state.is_ready:
                 continue
@@ -395,7 +226,7 @@ class Ingest:
                 if state.failed_polls >= UNREADABLE_TRIES and not state.queue:
                     state.interrupt(Parked("kafka.unreadable"))
                     continue
-            self._seek(source, state)
+            seek(source, state)
 
     def _is_excused(self) -> bool:
         """Tell whether standing still is right: nothing to do, or a known reason not to do it."""
@@ -433,7 +264,7 @@ class Ingest:
     @property
     def committed(self) -> int:
         """Deliveries committed by this process since its start."""
-        return self._committed
+        return self._owner.committed
 
     async def _report_lag(self, stop: asyncio.Event) -> None:
         while not await wait_or_stop(1.0, stop):
@@ -452,16 +283,3 @@ class Ingest:
             if positions != mirrored:
                 await source.mirror(positions)
                 mirrored = positions
-
-
-def refused_letter(delivery: Delivery, item: Item, sqlstate: str) -> DeadLetter:
-    """Make the dead letter of a record whose rows Postgres cannot hold."""
-    return DeadLetter(
-        offset=delivery.offset,
-        reason=f"db.{sqlstate}",
-        detail="Postgres refused the rows of this record",
-        observed_at=item.observed_at,
-        key=delivery.key,
-        value=delivery.value,
-        headers=delivery.headers,
-    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from newsloom.ports import Anchor, Claim, Delivery, TopicPartition
+from newsloom.ports import Anchor, Claim, Delivery, EventSource, TopicPartition
 
 
 class Parked(Exception):  # noqa: N818 - a state, not a fault
@@ -40,6 +40,13 @@ class Partition:
     """A known reason keeps it from moving: a dependency is away, or it is parked."""
     claims: int = 0
     """Rises with each claim: what was fetched for an earlier one is not to be accepted."""
+    is_marked: bool = False
+    """A batch has been begun and not ended: what `ArticleStore.mark` noted."""
+    strikes: int = 0
+    careful_until: int = 0
+    """Below this offset each delivery gets a transaction of its own: a killer is among them."""
+    failures: deque[str | None] = field(default_factory=deque)
+    """The last deliveries: why the store could not take them, None for all others."""
     failed_polls: int = 0
     interruption: Exception | None = None
     last_timestamp_ms: int = 0
@@ -97,3 +104,8 @@ def anchor_of(delivery: Delivery) -> Anchor:
     key = delivery.key or b""
     digest = sha256(len(key).to_bytes(8, "big") + key + (delivery.value or b""))
     return Anchor(delivery.offset, delivery.timestamp_ms, digest.digest())
+
+
+def seek(source: EventSource, state: Partition) -> None:
+    """Let a partition go on with what is to be accepted next: its anchor first, if it has one."""
+    source.start_at(state.partition, state.anchor.offset if state.anchor else state.fetch_offset)

@@ -47,6 +47,8 @@ class Claim:
     next_offset: int
     anchor: Anchor | None = None
     parked_reason: str | None = None
+    strikes: int = 0
+    """Claims in a row that found a batch begun and never ended: something in it may kill us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,26 @@ class ArticleStore(Protocol):
     partition says what did.
     """
 
-    async def claim(self, partition: TopicPartition, owner_id: str, first_offset: int) -> Claim:
-        """Take a partition over; a partition never seen starts at `first_offset`. Fences others."""
+    async def claim(
+        self,
+        partition: TopicPartition,
+        owner_id: str,
+        first_offset: int,
+        *,
+        after_error: bool = False,
+    ) -> Claim:
+        """Take a partition over; a partition never seen starts at `first_offset`. Fences others.
+
+        A mark left behind counts as a strike, unless `after_error`: then this very process left it
+        and lives.
+        """
+
+    async def mark(self, partition: TopicPartition, epoch: int, *, started: bool) -> None:
+        """Note that a batch is about to be decoded; COMMIT, or `started=False`, ends that.
+
+        Must survive the death of this process, not that of the database. Does nothing for an
+        owner that has been fenced.
+        """
 
     async def apply(self, batch: Batch) -> BatchReport:
         """Apply a batch and advance the position, both or neither.

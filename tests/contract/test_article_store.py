@@ -438,6 +438,34 @@ async def test_a_parked_partition_says_so_to_the_next_claim_until_it_runs_again(
 # The law: as if one by one
 
 
+async def test_a_mark_left_behind_is_a_strike_until_the_position_moves(desk: Desk) -> None:
+    for strikes in (1, 2):
+        await desk.store.mark(PARTITION, desk.claim.epoch, started=True)
+        await desk.open()
+        assert desk.claim.strikes == strikes
+    await desk.deliver((0, article("a")))
+    await desk.open()
+    assert desk.claim.strikes == 0
+
+
+async def test_a_mark_taken_back_or_left_by_a_living_process_is_no_strike(desk: Desk) -> None:
+    await desk.store.mark(PARTITION, desk.claim.epoch, started=True)
+    await desk.store.mark(PARTITION, desk.claim.epoch, started=False)
+    await desk.open()
+    assert desk.claim.strikes == 0
+    await desk.store.mark(PARTITION, desk.claim.epoch, started=True)
+    claim = await desk.store.claim(PARTITION, "me", 0, after_error=True)
+    assert claim.strikes == 0
+
+
+async def test_a_fenced_owner_leaves_no_mark(desk: Desk) -> None:
+    old = desk.claim.epoch
+    await desk.open()
+    await desk.store.mark(PARTITION, old, started=True)
+    await desk.open()
+    assert desk.claim.strikes == 0
+
+
 async def _stored_after(desk: Desk, items: Sequence[Item], size: int) -> Stored:
     for start in range(0, len(items), size):
         await desk.apply(items[start : start + size])

@@ -12,11 +12,17 @@ from prometheus_client import CollectorRegistry
 from newsloom.adapters.memory import MemoryStore
 from newsloom.adapters.memory_source import MemoryLog, MemorySource
 from newsloom.core.batch import BatchReport, DeadLetter, Observation
-from newsloom.decoding import decode_deliveries
+from newsloom.decoding import Decoded, decode_deliveries
 from newsloom.errors import Unavailable
 from newsloom.health import Health
 from newsloom.ingest import Ingest
 from newsloom.metrics import Metrics
+from newsloom.partition_owner import (
+    STRIKES_FOR_CARE,
+    STRIKES_FOR_DEATH,
+    Decoder,
+    PartitionOwner,
+)
 from newsloom.ports import Batch, BatchRefused, Claim, Delivery, TopicPartition, Unreadable
 from newsloom.settings import IngestSettings
 
@@ -53,10 +59,17 @@ class Store(MemoryStore):
         """Do what another owner's claim does."""
         self.positions[partition].owner_epoch += 1
 
-    async def claim(self, partition: TopicPartition, owner_id: str, first_offset: int) -> Claim:
+    async def claim(
+        self,
+        partition: TopicPartition,
+        owner_id: str,
+        first_offset: int,
+        *,
+        after_error: bool = False,
+    ) -> Claim:
         self.before_claim(partition)
         self.claims += 1
-        return await super().claim(partition, owner_id, first_offset)
+        return await super().claim(partition, owner_id, first_offset, after_error=after_error)
 
     async def apply(self, batch: Batch) -> BatchReport:
         self.transactions += 1
@@ -66,22 +79,35 @@ class Store(MemoryStore):
         return report
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that the process would still do on its way out counts."""
+
+
 class Rig:
     """One ingest over memory. `drained` waits until all that the log holds has been applied."""
 
-    def __init__(self, log: MemoryLog, store: Store, owner: str = "me") -> None:
+    def __init__(
+        self,
+        log: MemoryLog,
+        store: Store,
+        *,
+        settings: IngestSettings = SETTINGS,
+        decode: Decoder = decode_deliveries,
+    ) -> None:
         self.log, self.store = log, store
         self.registry = CollectorRegistry()
         self.health = Health(needs=("postgres",), owns_partitions=True, stall_after_seconds=60)
-        self.ingest = Ingest(
+        metrics = Metrics(self.registry)
+        owner = PartitionOwner(
             store=store,
-            decode=decode_deliveries,
-            settings=SETTINGS,
-            metrics=Metrics(self.registry),
+            decode=decode,
+            settings=settings,
+            metrics=metrics,
             health=self.health,
-            owner_id=owner,
+            owner_id="me",
             jitter=lambda: 1.0,
         )
+        self.ingest = Ingest(owner, settings=settings, metrics=metrics, health=self.health)
         self.source = MemorySource(log, self.ingest)
         self.stop = asyncio.Event()
 
@@ -351,3 +377,57 @@ async def test_an_error_nobody_expected_ends_the_role() -> None:
     with pytest.raises(ExceptionGroup):
         async with running(rig):
             await asyncio.sleep(5)
+
+
+async def test_too_many_refusals_for_one_reason_park_the_partition() -> None:
+    settings = SETTINGS.model_copy(update={"breaker_window_records": 20, "breaker_ratio": 0.5})
+    rig = Rig(filled(40), Store(), settings=settings)
+
+    def refuse(batch: Batch) -> None:
+        if any(isinstance(item, Observation) for item in batch.items):
+            raise BatchRefused("22P02")
+
+    rig.store.before_apply = refuse
+    async with running(rig):
+        assert await rig.parked(ONE) == "breaker:db.22P02"
+    assert len(rig.store.letters()) < 40
+
+
+async def test_any_amount_of_junk_does_not_stop_the_line() -> None:
+    log = MemoryLog()
+    for _ in range(100):
+        log.append(ONE, b"junk")
+    log.append(ONE, value(1))
+    settings = SETTINGS.model_copy(update={"breaker_window_records": 20, "breaker_ratio": 0.1})
+    rig = Rig(log, Store(), settings=settings)
+    async with running(rig):
+        await rig.drained()
+    assert len(rig.store.letters()) == 100
+    assert offsets(rig.store, ONE) == list(range(101))
+
+
+async def crash(log: MemoryLog, store: Store, deadly: int) -> None:
+    """Let a process run until it reads the deadly delivery, and die of it without a word."""
+
+    def decode(deliveries: Sequence[Delivery]) -> Decoded:
+        if any(delivery.offset == deadly for delivery in deliveries):
+            raise Killed
+        return decode_deliveries(deliveries)
+
+    rig = Rig(log, store, decode=decode)
+    async with running(rig):
+        await rig.drained()
+
+
+async def test_a_delivery_that_kills_its_process_again_and_again_becomes_a_dead_letter() -> None:
+    log, store = filled(20), Store()
+    deaths = 0
+    while not store.letters():
+        assert deaths <= STRIKES_FOR_CARE + STRIKES_FOR_DEATH
+        try:
+            await crash(log, store, deadly=7)
+        except BaseExceptionGroup:
+            deaths += 1
+    assert deaths >= STRIKES_FOR_DEATH
+    assert [(letter.offset, letter.reason) for letter in store.letters()] == [(7, "crash.loop")]
+    assert offsets(store, ONE) == list(range(20))

@@ -37,6 +37,8 @@ class Position:
     incarnation: int = 0
     anchor: Anchor | None = None
     parked_reason: str | None = None
+    strikes: int = 0
+    is_marked: bool = False
     counts: Counter[Outcome] = field(default_factory=Counter)
 
 
@@ -53,9 +55,18 @@ class MemoryStore:
         self.changes: list[Change] = []
         self.dead_letters: dict[tuple[TopicPartition, int, int], DeadLetter] = {}
 
-    async def claim(self, partition: TopicPartition, owner_id: str, first_offset: int) -> Claim:
+    async def claim(
+        self,
+        partition: TopicPartition,
+        owner_id: str,
+        first_offset: int,
+        *,
+        after_error: bool = False,
+    ) -> Claim:
         """Take a partition over; a partition never seen starts at `first_offset`."""
         position = self.positions.setdefault(partition, Position(first_offset))
+        position.strikes += position.is_marked and not after_error
+        position.is_marked = False
         position.owner_epoch += 1
         position.owner_id = owner_id
         return Claim(
@@ -65,7 +76,14 @@ class MemoryStore:
             next_offset=position.next_offset,
             anchor=position.anchor,
             parked_reason=position.parked_reason,
+            strikes=position.strikes,
         )
+
+    async def mark(self, partition: TopicPartition, epoch: int, *, started: bool) -> None:
+        """Note that a batch is about to be decoded, or that it is not after all."""
+        position = self.positions.get(partition)
+        if position is not None and position.owner_epoch == epoch:
+            position.is_marked = started
 
     async def apply(self, batch: Batch) -> BatchReport:
         """Apply a batch and advance the position."""
@@ -81,6 +99,7 @@ class MemoryStore:
             place = (batch.partition, batch.incarnation, letter.offset)
             self.dead_letters.setdefault(place, letter)
         position.next_offset, position.anchor = batch.next_offset, batch.anchor
+        position.strikes, position.is_marked = 0, False
         position.counts.update(writes.report.outcomes)
         return writes.report
 

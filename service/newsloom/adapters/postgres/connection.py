@@ -27,14 +27,21 @@ class PoolState(NamedTuple):
 
 
 class Connections:
-    """At most `settings.pool_max_connections`, opened when needed, kept while they work."""
+    """At most `settings.pool_max_connections`, opened when needed, kept while they work.
 
-    def __init__(self, settings: PostgresSettings, application_name: str) -> None:
+    `waits_for_disk=False`: a COMMIT returns before it is on disk. For what may be lost with the
+    server, but not with us.
+    """
+
+    def __init__(
+        self, settings: PostgresSettings, application_name: str, *, waits_for_disk: bool = True
+    ) -> None:
         if settings.dsn is None:
             raise ValueError("the address of Postgres is not known")
         self._dsn = settings.dsn
         self._settings = settings
         self._application_name = application_name
+        self._waits_for_disk = waits_for_disk
         self._idle: list[asyncpg.Connection] = []
         self._in_use = 0
         self._places = asyncio.Semaphore(settings.pool_max_connections)
@@ -85,7 +92,7 @@ class Connections:
         return {
             "application_name": self._application_name,
             "timezone": "UTC",
-            "synchronous_commit": "on",
+            "synchronous_commit": "on" if self._waits_for_disk else "off",
             "statement_timeout": _milliseconds(settings.statement_timeout_seconds),
             "lock_timeout": _milliseconds(settings.lock_timeout_seconds),
             "idle_in_transaction_session_timeout": _milliseconds(idle_limit),

@@ -37,10 +37,19 @@ WHERE consumer_group = $1 AND kafka_topic = $2 AND kafka_partition = $3"""
 
 _CLAIM = """
 UPDATE newsloom.ingest_offsets
-SET owner_epoch = owner_epoch + 1, owner_id = $4, updated_at = now()
+SET owner_epoch = owner_epoch + 1, owner_id = $4, updated_at = now(),
+    -- A batch that was begun before Postgres itself went down tells nothing about its deliveries.
+    strikes = strikes + (
+        NOT $5 AND coalesce(batch_started_at > pg_postmaster_start_time(), false)
+    )::integer,
+    batch_started_at = NULL
 WHERE consumer_group = $1 AND kafka_topic = $2 AND kafka_partition = $3
 RETURNING next_offset, owner_epoch, incarnation, anchor_offset, anchor_timestamp_ms, anchor_sha256,
-    parked_reason"""
+    parked_reason, strikes"""
+
+_MARK = """
+UPDATE newsloom.ingest_offsets SET batch_started_at = CASE WHEN $5 THEN clock_timestamp() END
+WHERE consumer_group = $1 AND kafka_topic = $2 AND kafka_partition = $3 AND owner_epoch = $4"""
 
 _FIRST_CLAIM = """
 INSERT INTO newsloom.ingest_offsets (consumer_group, kafka_topic, kafka_partition, next_offset)
@@ -62,12 +71,14 @@ class PostgresStore:
     def __init__(
         self,
         connections: Connections,
+        marks: Connections,
         *,
         consumer_group: str,
         metrics: Metrics | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self._connections = connections
+        self._marks = marks
         self._group = consumer_group
         self._time = metrics.time if metrics else _unmeasured
         self._checkpoint = checkpoint or _pass
@@ -90,14 +101,21 @@ class PostgresStore:
         if row["backend"] != again:  # a pooler that changes backends breaks prepared statements
             raise Unavailable("postgres", "pooler", systemic=True)
 
-    async def claim(self, partition: TopicPartition, owner_id: str, first_offset: int) -> Claim:
+    async def claim(
+        self,
+        partition: TopicPartition,
+        owner_id: str,
+        first_offset: int,
+        *,
+        after_error: bool = False,
+    ) -> Claim:
         """Take a partition over. Waits for a batch of its old owner that is under way."""
         place = (self._group, *partition)
         async with self._connections.use() as connection:
-            rows = await connection.fetch(_CLAIM, *place, owner_id)
+            rows = await connection.fetch(_CLAIM, *place, owner_id, after_error)
             if not rows:
                 await connection.execute(_FIRST_CLAIM, *place, first_offset)
-                rows = await connection.fetch(_CLAIM, *place, owner_id)
+                rows = await connection.fetch(_CLAIM, *place, owner_id, after_error)
         (row,) = rows
         anchor = None
         if row["anchor_offset"] is not None:
@@ -109,6 +127,7 @@ class PostgresStore:
             next_offset=row["next_offset"],
             anchor=anchor,
             parked_reason=row["parked_reason"],
+            strikes=row["strikes"],
         )
 
     async def apply(self, batch: Batch) -> BatchReport:
@@ -128,6 +147,14 @@ class PostgresStore:
                 return await self._transaction(connection, batch)
             except OwnerMoved:
                 raise Unavailable("postgres", "40001") from None
+
+    async def mark(self, partition: TopicPartition, epoch: int, *, started: bool) -> None:
+        """Note that a batch is about to be decoded, or that it is not after all.
+
+        Not waited for on disk: the mark has to outlive this process, not Postgres.
+        """
+        async with self._marks.use() as connection:
+            await connection.execute(_MARK, self._group, *partition, epoch, started)
 
     async def park(self, partition: TopicPartition, epoch: int, reason: str | None) -> None:
         """Set or clear the reason why a partition waits for an operator."""
@@ -194,14 +221,16 @@ async def open_store(
     between statements.
     """
     connections = Connections(settings, "newsloom ingest")
+    marks = Connections(settings, "newsloom ingest marks", waits_for_disk=False)
     store = PostgresStore(
-        connections, consumer_group=consumer_group, metrics=metrics, checkpoint=checkpoint
+        connections, marks, consumer_group=consumer_group, metrics=metrics, checkpoint=checkpoint
     )
     try:
         await store.check()
         yield store
     finally:
         connections.terminate()
+        marks.terminate()
 
 
 async def _may_retry(connection: asyncpg.Connection, error: Exception) -> bool:
