@@ -8,7 +8,7 @@ _SECONDS = {"1h": 3600}
 def expand(query: str, since: str, until: str) -> str:
     """Replace the macros; `since` and `until` are timestamps as SQL literals without quotes."""
     query = re.sub(
-        r"\$__timeFilter\(([\w.]+)\)", rf"\1 BETWEEN '{since}' AND '{until}'", query, flags=re.A
+        r"\$__timeFilter\(([\w.]+)\)", rf"\1 BETWEEN '{since}' AND '{until}'", query, flags=re.ASCII
     )
     query = re.sub(r"\$__timeGroupAlias\(([\w.]+), '(\w+)'\)", _group_alias, query)
     query = re.sub(r"\$__timeGroup\(([\w.]+), '(\w+)'\)", _group, query)
