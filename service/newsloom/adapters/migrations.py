@@ -176,7 +176,12 @@ async def _connect(dsn: str) -> asyncpg.Connection:
         timeout=_CONNECT_SECONDS,
         command_timeout=_STATEMENT_SECONDS,
         statement_cache_size=0,
-        server_settings={"application_name": "newsloom migrate", "timezone": "UTC"},
+        server_settings={
+            "application_name": "newsloom migrate",
+            "timezone": "UTC",
+            # Where dbmate keeps schema_migrations. Our roles' own search_path does not have it.
+            "search_path": "public",
+        },
     )
 
 
