@@ -333,7 +333,7 @@ def snapshot(index: CopyIndex) -> list[CopyState]:
 LEARNING = CopyConfig(bucket_bits=16, common_after=4, chain_cap=3, verify_cap=5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 40), min_size=1, max_size=12))
 def test_changes_do_not_depend_on_batches(seed: int, sizes: list[int]) -> None:
     articles = stream(seed, 60)
@@ -347,7 +347,7 @@ def test_changes_do_not_depend_on_batches(seed: int, sizes: list[int]) -> None:
     assert snapshot(single) == snapshot(batched)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 119), st.integers(0, 50))
 def test_an_index_restored_at_any_point_goes_on_the_same(seed: int, cut: int, kept: int) -> None:
     articles = stream(seed, 120)

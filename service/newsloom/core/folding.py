@@ -52,7 +52,7 @@ def fold(title: str, excerpt: str | None = None, body: str | None = None) -> Fol
     """
     head = split_words(title)[:MAX_WORDS]
     count = min(len(head), MAX_TITLE_WORDS)
-    text = _joined(excerpt or "", body or "")
+    text = joined_text(excerpt or "", body or "")
     if text:
         head += split_words(text)
         del head[MAX_WORDS:]
@@ -74,7 +74,8 @@ def split_words(text: str) -> list[bytes]:
     return " ".join(_WORD.findall(text)).encode("utf-8", "replace").split()
 
 
-def _joined(excerpt: str, body: str) -> str:
+def joined_text(excerpt: str, body: str) -> str:
+    """Return excerpt and body as one text, without an excerpt that only opens the body."""
     if not body or not excerpt:
         return body or excerpt
     if body.startswith(excerpt.rstrip(" .\u2026")):

@@ -125,14 +125,15 @@ def _shingles(hashes: NDArray[np.uint64]) -> U32:
     mixed *= _Q
     mixed += hashes[2:]
     mixed *= _P
-    return mixed.view(np.uint32)[1::2].copy()
+    return (mixed >> _UPPER).astype(np.uint32)
 
 
 def _bands(shingles: U32) -> U32:
     rows = shingles[:, None] * _MULTIPLY
     # A band key is its two minima, mixed: minima of long texts have few significant bits each.
     pairs = np.minimum.reduce(rows, axis=0).view(np.uint64)
-    return (pairs * _Q).view(np.uint32)[1::2].copy()
+    keys: U32 = (pairs * _Q >> _UPPER).astype(np.uint32)
+    return keys
 
 
 def _numbers(words: list[bytes]) -> U32:

@@ -1,0 +1,558 @@
+"""The stories of a moving window: one article after the other finds, founds or rearranges them.
+
+For each article: candidates by shared rare terms, their exact similarities, the nearest stories;
+then all articles of those stories and the new one are grouped again (local repair), so that early
+mistakes are undone when more is known. A new grouping keeps the ids of the stories it came from,
+by greatest overlap. An article alone is no story; the second one founds it.
+
+Everything here is a function of the window's articles, in the order of observation, with their
+stored stories: an index restored from `StoryState`s behaves as the one that produced them. How
+rare a term is, is counted in the window.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from hashlib import sha256
+from itertools import islice
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newsloom.core.postings import FOREVER, Hashes, Postings, Window, moved
+from newsloom.core.stories import (
+    DEFAULT_STORY_CONFIG,
+    Floats,
+    StoryConfig,
+    Vectors,
+    adjusted_for_density,
+    grouped,
+)
+from newsloom.core.text_features import Features
+
+_PLACES: Final = 64
+_RARITY_OFFSET: Final = 1.5
+_BATCH: Final = 512
+_PAIR_BITS: Final = 32
+_NO_TIME: Final = np.iinfo(np.int64).min
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_DAY_US: Final = 86_400_000_000
+_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+_FOLD: Final = np.uint64(29)
+
+
+@dataclass(frozen=True, slots=True)
+class StoryInput:
+    """One article as the story index sees it.
+
+    `sequence` is any number that grows with every observation (the change log's); `seen_at` places
+    the article in the window; `related` are articles that the source itself names as related.
+    """
+
+    article_id: UUID
+    sequence: int
+    features: Features
+    seen_at: datetime
+    published_at: datetime | None = None
+    related: frozenset[UUID] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class StoryState:
+    """What has to be stored of one article so that the index can be restored at any point.
+
+    `story_id` is None for an article that is in no story. Restored in the order of observation.
+    """
+
+    article: StoryInput
+    story_id: UUID | None
+
+
+class StoryChangeKind(StrEnum):
+    """What became of a story. A closed set."""
+
+    CREATED = "created"
+    GROWN = "grown"
+    LEFT = "left"
+    MERGED = "merged"
+    SPLIT = "split"
+
+
+@dataclass(frozen=True, slots=True)
+class StoryMember:
+    """An article with its mean similarity to the others of its story, as far as looked at."""
+
+    article_id: UUID
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoryChange:
+    """One change; applied in order they lead from one state to the next.
+
+    created: `members` found `story_id`. grown: `members` join it (they leave where they were).
+    left: `members` are in no story now. merged: `story_id` is gone, its articles (also those
+    outside the window) belong to `other`. split: `members` leave `other` and found `story_id`.
+    """
+
+    kind: StoryChangeKind
+    story_id: UUID
+    members: tuple[StoryMember, ...] = ()
+    other: UUID | None = None
+
+
+class StoryIndex:
+    """See the module's docstring. Mutable state, no IO, no clock; not thread-safe."""
+
+    def __init__(self, config: StoryConfig = DEFAULT_STORY_CONFIG) -> None:
+        """Start with an empty window."""
+        self._config = config
+        self._window = Window()
+        self._postings = Postings(_PLACES, config.bucket_bits, self._window.capacity)
+        self._frequency = np.zeros(1 << config.bucket_bits, np.int32)
+        self._seen_us = np.zeros(self._window.capacity, np.int64)
+        self._published_us = np.zeros(self._window.capacity, np.int64)
+        self._articles: list[StoryInput | None] = [None] * self._window.capacity
+        self._story_at: list[UUID | None] = [None] * self._window.capacity
+        self._positions: dict[UUID, int] = {}
+        self._stories: dict[UUID, list[int]] = {}
+        self._named_by: dict[UUID, set[UUID]] = {}
+
+    def __len__(self) -> int:
+        """Articles in the window."""
+        return len(self._positions)
+
+    def __contains__(self, article_id: UUID) -> bool:
+        """Whether the article is in the window."""
+        return article_id in self._positions
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays and stored terms, without Python's objects around them."""
+        terms = sum(5 * len(article.features.terms) for article in self._articles if article)
+        arrays = self._frequency.nbytes + self._seen_us.nbytes + self._published_us.nbytes
+        return self._postings.nbytes + arrays + terms
+
+    def rarity(self, terms: NDArray[Any]) -> Floats:
+        """Return the idf weight of terms: log of articles in the window by those that have it."""
+        counts = self._frequency[self._buckets(terms)]
+        whole = len(self._positions) + self._config.assumed_articles
+        weights: Floats = np.log(whole / (counts + _RARITY_OFFSET))
+        return np.maximum(weights, 0.0)
+
+    def observe(self, article: StoryInput) -> list[StoryChange]:
+        """Add an article, or replace it when it is known, and say what changed."""
+        return self.observe_all([article])[0]
+
+    def observe_all(self, articles: Sequence[StoryInput]) -> list[list[StoryChange]]:
+        """Do what `observe` would do with one after the other, faster."""
+        first = self._take(articles)
+        hashes = _hashes([article.features for article in articles], first)
+        self._postings.add(hashes)
+        candidates = self._candidates(hashes, first, len(articles))
+        return [
+            self._observe(article, first + at, found)
+            for at, (article, found) in enumerate(zip(articles, candidates, strict=True))
+        ]
+
+    def remove(self, article_id: UUID) -> list[StoryChange]:
+        """Take an article out because it changed or was erased; [] when it is not there."""
+        position = self._positions.get(article_id)
+        if position is None:
+            return []
+        self._window.end(position, self._window.high)
+        return self._release(position, leaves=True)
+
+    def forget_before(self, moment: datetime) -> int:
+        """Let the window begin at `moment` (by seen_at); return how many articles left it.
+
+        They stay in their stories; a story is closed when its last article has left.
+        """
+        low, high = self._window.low, self._window.high
+        old = self._seen_us[low:high] < (moment - _EPOCH) // _MICROSECOND
+        leaving = np.flatnonzero(old & (self._window.ends[low:high] == FOREVER)) + low
+        for position in leaving.tolist():
+            self._window.end(position, high)
+            self._release(position, leaves=False)
+        self._window.trim()
+        return len(leaving)
+
+    def story_of(self, article_id: UUID) -> UUID | None:
+        """Return the story of an article of the window; None when it is in none."""
+        return self._story_at[self._positions[article_id]]
+
+    def state_of(self, article_id: UUID) -> StoryState:
+        """Return what is to be stored of an article of the window. KeyError when it is not."""
+        position = self._positions[article_id]
+        return StoryState(self._at(position), self._story_at[position])
+
+    def export(self) -> list[StoryState]:
+        """Return the states of the whole window in the order that `restore` wants."""
+        return [self.state_of(article_id) for article_id in self._positions]
+
+    def restore(self, states: Iterable[StoryState]) -> None:
+        """Fill an empty index with stored states, deciding nothing."""
+        source = iter(states)
+        while batch := list(islice(source, _BATCH)):
+            articles = [state.article for state in batch]
+            first = self._take(articles)
+            self._postings.add(_hashes([article.features for article in articles], first))
+            for position, state in enumerate(batch, first):
+                self._hold(position, state.article)
+                if state.story_id is not None:
+                    self._put(position, state.story_id)
+
+    # -- one article ---------------------------------------------------------------------------
+
+    def _observe(
+        self, article: StoryInput, position: int, found: NDArray[np.int64]
+    ) -> list[StoryChange]:
+        before = self._positions.get(article.article_id)
+        changes = [] if before is None else self._release(before, leaves=True)
+        self._hold(position, article)
+        candidates = self._with_related(article, position, found)
+        if not candidates:
+            return changes
+        pool = self._pool(position, candidates)
+        if len(pool) > 1:
+            changes += self._regroup(pool, article)
+        return changes
+
+    def _with_related(
+        self, article: StoryInput, position: int, found: NDArray[np.int64]
+    ) -> list[int]:
+        related = article.related | self._named_by.get(article.article_id, set())
+        also = [self._positions[other] for other in related if other in self._positions]
+        return sorted({*found.tolist(), *also} - {position})
+
+    def _pool(self, position: int, candidates: list[int]) -> list[int]:
+        """Return the positions of the nearest stories' articles and this one, oldest first."""
+        config = self._config
+        similarities = self._similarities_with_last([*candidates, position])
+        nearest: dict[object, float] = {}
+        for candidate, similarity in zip(candidates, similarities.tolist(), strict=True):
+            story: object = self._story_at[candidate] or candidate
+            if similarity >= config.threshold / 2 and similarity > nearest.get(story, 0.0):
+                nearest[story] = similarity
+        ranked = sorted(nearest, key=lambda story: (-nearest[story], self._newest(story)))
+        pool = [position]
+        for story in ranked[: config.pool_stories]:
+            members = self._sample(story)
+            if len(pool) == 1 or len(pool) + len(members) <= config.pool_articles:
+                pool += members
+        return sorted(pool)
+
+    def _newest(self, story: object) -> int:
+        return -story if isinstance(story, int) else -self._stories[story][-1]  # type: ignore[index]
+
+    def _sample(self, story: object) -> list[int]:
+        if isinstance(story, int):
+            return [story]
+        return self._stories[story][-self._config.story_sample :]  # type: ignore[index]
+
+    def _similarities_with_last(self, positions: list[int]) -> Floats:
+        """Return how similar each article is to the last of them, other evidence included."""
+        vectors = Vectors.of([self._at(at).features for at in positions], self.rarity)
+        similarities = vectors.cosines_with_last()
+        return similarities + self._evidence(positions[:-1], positions[-1:])[:, 0]
+
+    def _evidence(self, rows: list[int], columns: list[int]) -> Floats:
+        """Return what times and related edges add to the similarity of each pair."""
+        evidence = np.zeros((len(rows), len(columns)))
+        config = self._config
+        if config.day_cost:
+            across, down = self._published_us[rows], self._published_us[columns]
+            known = (across != _NO_TIME)[:, None] & (down != _NO_TIME)[None, :]
+            if known.any():
+                days = np.abs(across[:, None] - down[None, :]) / _DAY_US - config.free_days
+                cost = np.clip(days * config.day_cost, 0.0, config.most_time_cost)
+                evidence -= np.where(known, cost, 0.0)
+        if self._named_by:
+            self._add_related(evidence, rows, columns)
+        return evidence
+
+    def _add_related(self, evidence: Floats, rows: list[int], columns: list[int]) -> None:
+        row_of = {self._at(at).article_id: row for row, at in enumerate(rows)}
+        for column, at in enumerate(columns):
+            article = self._at(at)
+            named = self._named_by.get(article.article_id, set()) | article.related
+            for other in named & row_of.keys():
+                evidence[row_of[other], column] += self._config.related_gain
+
+    def _regroup(self, pool: list[int], article: StoryInput) -> list[StoryChange]:
+        """Group the pool anew and turn the difference into changes."""
+        config = self._config
+        vectors = Vectors.of([self._at(at).features for at in pool], self.rarity)
+        similarities = vectors.cosines() + self._evidence(pool, pool)
+        np.fill_diagonal(similarities, 0.0)
+        adjusted = adjusted_for_density(similarities, config)
+        parts = grouped(adjusted, self._blocks(pool), config)
+        scores = _scores(similarities, parts, pool)
+        placed = [[pool[at] for at in sorted(part)] for part in parts]
+        return self._apply(placed, scores, pool, article)
+
+    def _blocks(self, pool: list[int]) -> list[list[int]]:
+        """Return what stays together: the sample of a story too large to be looked at whole."""
+        blocks: list[list[int]] = []
+        large: dict[UUID, list[int]] = {}
+        for at, position in enumerate(pool):
+            story = self._story_at[position]
+            if story is not None and len(self._stories[story]) > self._config.story_sample:
+                if story in large:
+                    large[story].append(at)
+                    continue
+                large[story] = [at]
+                blocks.append(large[story])
+            else:
+                blocks.append([at])
+        return blocks
+
+    # -- from a grouping to changes ------------------------------------------------------------
+
+    def _apply(
+        self,
+        parts: list[list[int]],
+        scores: dict[int, float],
+        pool: list[int],
+        article: StoryInput,
+    ) -> list[StoryChange]:
+        before = {position: self._story_at[position] for position in pool}
+        ids = self._inherited(parts, before)
+        changes: list[StoryChange] = []
+        gone = {story for story in before.values() if story is not None} - set(ids)
+        for at, part in enumerate(parts):
+            story, origin = ids[at], None
+            if story is None and len(part) > 1:
+                origin = next((before[p] for p in part if before[p] is not None), None)
+                story = _story_id(self._at(part[0]).article_id, article.sequence)
+                ids[at] = story
+            changes += self._move(part, story, origin, before, scores)
+        for story in sorted(gone):
+            changes.append(self._absorb(story, parts, ids, before))
+        return changes
+
+    def _inherited(
+        self, parts: list[list[int]], before: dict[int, UUID | None]
+    ) -> list[UUID | None]:
+        """Give each story's id to the part that holds most of its articles."""
+        claims = []
+        for at, part in enumerate(parts):
+            counts: dict[UUID, int] = {}
+            for position in part:
+                story = before[position]
+                if story is not None:
+                    counts[story] = counts.get(story, 0) + 1
+            for story, count in counts.items():
+                claims.append((-count, -len(self._stories[story]), story, at))
+        ids: list[UUID | None] = [None] * len(parts)
+        taken: set[UUID] = set()
+        for _, _, story, at in sorted(claims):
+            if ids[at] is None and story not in taken:
+                ids[at] = story
+                taken.add(story)
+        return ids
+
+    def _move(
+        self,
+        part: list[int],
+        story: UUID | None,
+        origin: UUID | None,
+        before: dict[int, UUID | None],
+        scores: dict[int, float],
+    ) -> list[StoryChange]:
+        """Put a part's articles into its story and say so."""
+        moving = [position for position in part if before[position] != story]
+        if not moving:
+            return []
+        changes = []
+        founded = story is not None and story not in self._stories
+        for position in moving:
+            old = before[position]
+            self._take_out(position)
+            if story is not None:
+                self._put(position, story)
+            elif old is not None:
+                changes.append(
+                    StoryChange(StoryChangeKind.LEFT, old, self._members([position], {}))
+                )
+        if story is not None:
+            kind = StoryChangeKind.GROWN
+            if founded:
+                kind = StoryChangeKind.SPLIT if origin else StoryChangeKind.CREATED
+            members = self._members(moving, scores)
+            changes.append(StoryChange(kind, story, members, origin if founded else None))
+        return changes
+
+    def _absorb(
+        self,
+        story: UUID,
+        parts: list[list[int]],
+        ids: list[UUID | None],
+        before: dict[int, UUID | None],
+    ) -> StoryChange:
+        """Say where a story went that no part inherited: to whom most of its articles went.
+
+        The articles that were not looked at (a large story's older ones) follow.
+        """
+        counts = [sum(before[position] == story for position in part) for part in parts]
+        heir = ids[int(np.argmax(counts))]
+        if heir is None:
+            return StoryChange(StoryChangeKind.MERGED, story)
+        for position in list(self._stories.get(story, ())):
+            self._take_out(position)
+            self._put(position, heir)
+        return StoryChange(StoryChangeKind.MERGED, story, (), heir)
+
+    def _members(self, positions: list[int], scores: dict[int, float]) -> tuple[StoryMember, ...]:
+        return tuple(
+            StoryMember(self._at(position).article_id, scores.get(position, 0.0))
+            for position in positions
+        )
+
+    # -- bookkeeping ---------------------------------------------------------------------------
+
+    def _take(self, articles: Sequence[StoryInput]) -> int:
+        """Give positions to articles; earlier positions of the same articles end there."""
+        if not self._window.has_room(len(articles)):
+            self._make_room(len(articles))
+        first = self._window.take(len(articles))
+        last: dict[UUID, int] = {}
+        for position, article in enumerate(articles, first):
+            before = last.get(article.article_id, self._positions.get(article.article_id))
+            if before is not None:
+                self._window.end(before, position)
+            last[article.article_id] = position
+            self._seen_us[position] = (article.seen_at - _EPOCH) // _MICROSECOND
+            published = article.published_at
+            self._published_us[position] = (
+                _NO_TIME if published is None else (published - _EPOCH) // _MICROSECOND
+            )
+        return first
+
+    def _candidates(self, hashes: Hashes, first: int, count: int) -> list[NDArray[np.int64]]:
+        """Return for each article the positions that share most with it in rare terms."""
+        config = self._config
+        positions, which = self._postings.walk(hashes, self._window, config.chain_cap)
+        if not len(positions):
+            return [_NONE] * count
+        # Whole numbers, so that sums do not depend on the order of what is summed.
+        weights = _rarity_by_matches(config.chain_cap)[np.bincount(which)[which]]
+        pairs = (hashes.owner[which] - first) << _PAIR_BITS | positions
+        order = np.argsort(pairs)
+        pairs, starts = np.unique(pairs[order], return_index=True)
+        scores = np.add.reduceat(weights[order], starts)
+        owners, positions = pairs >> _PAIR_BITS, pairs & ((1 << _PAIR_BITS) - 1)
+        best = np.lexsort((-positions, -scores, owners))
+        counts = np.bincount(owners, minlength=count)
+        rank = np.arange(len(best)) - np.repeat(np.cumsum(counts) - counts, counts)
+        chosen = best[rank < config.candidates]
+        bounds = np.cumsum(np.minimum(counts, config.candidates))
+        return np.split(positions[chosen], bounds[:-1])
+
+    def _hold(self, position: int, article: StoryInput) -> None:
+        self._positions.pop(article.article_id, None)
+        self._positions[article.article_id] = position
+        self._articles[position] = article
+        self._frequency[self._buckets(article.features.terms)] += 1
+        for other in article.related:
+            self._named_by.setdefault(other, set()).add(article.article_id)
+
+    def _release(self, position: int, *, leaves: bool) -> list[StoryChange]:
+        """Drop an article from the window; `leaves`: from its story as well."""
+        article = self._at(position)
+        story = self._story_at[position]
+        self._take_out(position)
+        self._articles[position] = None
+        del self._positions[article.article_id]
+        self._frequency[self._buckets(article.features.terms)] -= 1
+        for other in article.related:
+            namers = self._named_by[other]
+            namers.discard(article.article_id)
+            if not namers:
+                del self._named_by[other]
+        if story is None or not leaves:
+            return []
+        member = StoryMember(article.article_id, 0.0)
+        return [StoryChange(StoryChangeKind.LEFT, story, (member,))]
+
+    def _take_out(self, position: int) -> None:
+        story = self._story_at[position]
+        if story is not None:
+            members = self._stories[story]
+            members.remove(position)
+            if not members:
+                del self._stories[story]
+            self._story_at[position] = None
+
+    def _put(self, position: int, story: UUID) -> None:
+        members = self._stories.setdefault(story, [])
+        members.append(position)
+        if len(members) > 1 and members[-2] > position:
+            members.sort()
+        self._story_at[position] = story
+
+    def _at(self, position: int) -> StoryInput:
+        article = self._articles[position]
+        if article is None:
+            raise KeyError(position)
+        return article
+
+    def _buckets(self, terms: NDArray[Any]) -> NDArray[Any]:
+        # Terms are uniform 32-bit hashes: their lower bits are a bucket.
+        return terms & np.uint32(len(self._frequency) - 1)
+
+    def _make_room(self, count: int) -> None:
+        low, high = self._window.low, self._window.high
+        shift, capacity = self._window.make_room(count)
+        self._postings.renumber(shift, high, capacity)
+        self._seen_us = moved(self._seen_us, low, high, capacity)
+        self._published_us = moved(self._published_us, low, high, capacity)
+        spare = [None] * (capacity - (high - low))
+        self._articles = [*self._articles[low:high], *spare]
+        self._story_at = [*self._story_at[low:high], *spare]
+        self._positions = {key: at - shift for key, at in self._positions.items()}
+        for story, members in self._stories.items():
+            self._stories[story] = [at - shift for at in members]
+
+
+_NONE: Final = np.zeros(0, np.int64)
+
+
+def _rarity_by_matches(cap: int) -> NDArray[np.int64]:
+    """Return what a shared term is worth by how many matches were read for it."""
+    matches = np.arange(cap + 1)
+    worth: NDArray[np.int64] = np.rint(100 * np.log((2 * cap + 1) / (matches + 0.5))).astype(
+        np.int64
+    )
+    return worth
+
+
+def _scores(similarities: Floats, parts: list[list[int]], pool: list[int]) -> dict[int, float]:
+    """Return by position the mean similarity to the other articles of the part."""
+    scores: dict[int, float] = {}
+    for part in parts:
+        if len(part) > 1:
+            means = similarities[np.ix_(part, part)].sum(axis=1) / (len(part) - 1)
+            scores.update(zip((pool[at] for at in part), means.tolist(), strict=True))
+    return scores
+
+
+def _story_id(founder: UUID, sequence: int) -> UUID:
+    """Return an id never given twice: one observation lets an article found one story only."""
+    digest = sha256(b"newsloom:story:1\0" + founder.bytes + str(sequence).encode())
+    return UUID(bytes=digest.digest()[:16])
+
+
+def _hashes(articles: Sequence[Features], first: int) -> Hashes:
+    """Return the index entries: the 64 heaviest terms of each article."""
+    terms = [article.terms[:_PLACES] for article in articles]
+    sizes = np.array([len(part) for part in terms])
+    values = np.concatenate(terms).astype(np.uint64) * _MIX
+    values ^= values >> _FOLD
+    values *= _MIX
+    place = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return Hashes(values, first + np.repeat(np.arange(len(sizes)), sizes), place)
