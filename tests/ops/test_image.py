@@ -59,7 +59,7 @@ def test_all_that_is_copied_passes_the_dockerignore_file() -> None:
             assert source in allowed or str(Path(source).parent) in allowed
 
 
-# -- the steps --------------------------------------------------------------------------------------
+# -- the steps -------------------------------------------------------------------------------------
 
 
 def python_for_everyone() -> str:

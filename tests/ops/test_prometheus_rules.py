@@ -6,9 +6,13 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from newsloom.cli.main import COMMANDS
+from newsloom.settings import VARIABLES
 from tests.ops.promql import FOREIGN, metrics_of, our_series
+from tests.ops.test_dashboards import panels
 from tests.ops.tools import OPS, alerts, load_yaml, program, rules, run
 
 PROMETHEUS = OPS / "prometheus"
@@ -77,3 +81,27 @@ def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
     for name, section in sections.items():
         for part in ("**Means.**", "**Look.**", "**Fix.**", "**Done.**"):
             assert section.count(part) == 1, f"{name}: {part}"
+
+
+def test_the_runbook_names_commands_settings_panels_and_alerts_that_exist() -> None:
+    text = " ".join((OPS / "runbook.md").read_text().split())
+    assert set(re.findall(r"`newsloom ([a-z-]+)", text)) <= set(COMMANDS)
+    settings = {variable.name for variable in VARIABLES}
+    assert set(re.findall(r"NEWSLOOM_[A-Z_]+[A-Z]", text)) <= settings
+    assert set(re.findall(r"\bNewsloom[A-Z]\w+", text)) <= set(alerts())
+    titles = {panel["title"] for _, panel in panels()}
+    log_lines = {"waiting for a dependency", "poll failed"}
+    for named in re.findall(r"(?<!\*)\*([A-Z][^*]+?)\*(?!\*)", text):
+        assert named in titles or any(title.startswith(named) for title in titles), named
+    for named in re.findall(r"(?<!\*)\*([a-z][^*]+?)\*(?!\*)", text):
+        assert named in log_lines, named
+
+
+async def test_the_runbook_reads_columns_that_exist(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    try:
+        text = " ".join((OPS / "runbook.md").read_text().split())
+        for query in re.findall(r"`+(?:sql )?(SELECT .*?)[;`]", text):
+            await connection.prepare(query)
+    finally:
+        await connection.close()
