@@ -34,6 +34,7 @@ from newsloom.ingest import Ingest
 from newsloom.metrics import Metrics, process_registry, watch_loop_lag
 from newsloom.partition_owner import PartitionOwner
 from newsloom.settings import Settings, SettingsError
+from newsloom.status import open_status
 from newsloom.watchdog import start_watchdog
 
 logger = logging.getLogger(__name__)
@@ -174,15 +175,19 @@ async def _process(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Pro
         stall_after_seconds=settings.ingest.watchdog_seconds,
     )
     metrics = Metrics(process_registry(), version=version("newsloom"))
-    routes = admin_routes(registry=metrics.registry, health=health, status=dict)
     admin = settings.admin
-    async with serve_admin(
-        admin.host,
-        admin.port,
-        routes,
-        max_connections=admin.max_connections,
-        read_timeout_seconds=admin.read_timeout_seconds,
-    ) as port:
+    async with (
+        open_status(
+            metrics.registry, health, settings.postgres, version=version("newsloom")
+        ) as status,
+        serve_admin(
+            admin.host,
+            admin.port,
+            admin_routes(registry=metrics.registry, health=health, status=status),
+            max_connections=admin.max_connections,
+            read_timeout_seconds=admin.read_timeout_seconds,
+        ) as port,
+    ):
         logger.info("admin port open", extra={"host": admin.host, "port": port})
         start_watchdog(lambda: health.progress_age_seconds, settings.ingest.watchdog_seconds)
         yield Process(settings, metrics, health, stop, port)

@@ -143,7 +143,7 @@ async def _facts(connection: asyncpg.Connection) -> PostgresFacts:
     before, started = time.time(), time.perf_counter()
     server_time = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
     round_trip = time.perf_counter() - started
-    server = await connection.fetchrow(_SERVER)
+    (server,) = await connection.fetch(_SERVER)
     wanted = [
         (*relation.split("."), right)
         for relation, rights in INGEST_RIGHTS.items()

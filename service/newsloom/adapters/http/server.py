@@ -8,10 +8,7 @@ Handlers run on the event loop and must not wait.
 """
 
 import asyncio
-import base64
 import errno
-import hashlib
-import html
 import json
 import logging
 import os
@@ -25,6 +22,7 @@ from typing import Final, TypeAlias
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from newsloom.adapters.http.page import CONTENT_SECURITY_POLICY, STATUS_PAGE
 from newsloom.health import Health, Verdict
 from newsloom.settings import SettingsError, is_loopback
 
@@ -34,20 +32,10 @@ MAX_HEAD_BYTES: Final = 8 * 1024
 _LINGER_SECONDS: Final = 0.5
 _METHODS: Final = ("GET", "HEAD")
 
-_STYLE: Final = (
-    ":root{color-scheme:light dark}"
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "section{margin:1.5rem 0}h1{font-size:1.3rem}h2{font-size:1rem;margin:0 0 .3rem}"
-    "table{border-collapse:collapse;min-width:20rem}"
-    "td{padding:.15rem .8rem .15rem 0;border-bottom:1px solid #8884}"
-    "td+td{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#c33;font-weight:600}"
-)
-_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _HEADERS: Final = (
     "Cache-Control: no-store\r\n"
     "Connection: close\r\n"
-    f"Content-Security-Policy: default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+    f"Content-Security-Policy: {CONTENT_SECURITY_POLICY}\r\n"
     "Cross-Origin-Resource-Policy: same-origin\r\n"
     "Referrer-Policy: no-referrer\r\n"
     "X-Content-Type-Options: nosniff\r\n"
@@ -75,7 +63,7 @@ class Response:
 
 Handler: TypeAlias = Callable[[Request], Response]
 StatusSource: TypeAlias = Callable[[], Mapping[str, object]]
-"""Sections of the status page: title -> mapping of name -> value, or one value."""
+"""What the status page shows; JSON by `json.dumps`. Must not wait."""
 
 
 class _BadRequest(Exception):  # noqa: N818 - named after the status it becomes
@@ -87,18 +75,19 @@ class _BadRequest(Exception):  # noqa: N818 - named after the status it becomes
 def admin_routes(
     *, registry: CollectorRegistry, health: Health, status: StatusSource
 ) -> dict[str, Handler]:
-    """Return the routes of architecture.md: /, /metrics, /healthz, /readyz."""
+    """Return the routes of architecture.md: /, /metrics, /healthz, /readyz, and the page's data."""
 
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(HTTPStatus.OK, content_type, encode(registry))
 
-    def page(_: Request) -> Response:
-        body = status_page(health.ready(), status())
-        return Response(HTTPStatus.OK, "text/html; charset=utf-8", body.encode(errors="replace"))
+    def figures(_: Request) -> Response:
+        return Response(HTTPStatus.OK, "application/json", json.dumps(status()).encode() + b"\n")
 
+    page = Response(HTTPStatus.OK, "text/html; charset=utf-8", STATUS_PAGE)
     return {
-        "/": page,
+        "/": lambda _: page,
+        "/status.json": figures,
         "/metrics": metrics,
         "/healthz": lambda _: _verdict(health.live()),
         "/readyz": lambda _: _verdict(health.ready()),
@@ -259,41 +248,3 @@ def _plain(status: HTTPStatus) -> Response:
 def _verdict(verdict: Verdict) -> Response:
     status = HTTPStatus.OK if verdict.ok else HTTPStatus.SERVICE_UNAVAILABLE
     return Response(status, "application/json", json.dumps(verdict.as_json()).encode() + b"\n")
-
-
-def status_page(ready: Verdict, sections: Mapping[str, object]) -> str:
-    """Return one self-contained HTML page; every text in it is escaped."""
-    state = "ready" if ready.ok else f"not ready: {'; '.join(ready.reasons)}"
-    body = "".join(_section(title, content) for title, content in sections.items())
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta http-equiv="refresh" content="5">'
-        f"<title>newsloom</title><style>{_STYLE}</style></head><body><h1>newsloom</h1>"
-        f'<p class="{"good" if ready.ok else "bad"}">{html.escape(state)}</p>{body}'
-        '<p><a href="/metrics">metrics</a> <a href="/healthz">health</a> '
-        '<a href="/readyz">readiness</a></p></body></html>\n'
-    )
-
-
-def _section(title: str, content: object) -> str:
-    rows = content.items() if isinstance(content, Mapping) else [("", content)]
-    cells = "".join(
-        f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_figure(value))}</td></tr>"
-        for name, value in rows
-    )
-    return f"<section><h2>{html.escape(title)}</h2><table>{cells}</table></section>"
-
-
-def _figure(value: object) -> str:
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:,.1f}"
-        case _:
-            return str(value)

@@ -1,0 +1,21 @@
+"""The admin port: status page, metrics, health. `server` is the port, `page` what `/` shows."""
+
+from newsloom.adapters.http.server import (
+    MAX_HEAD_BYTES,
+    Handler,
+    Request,
+    Response,
+    StatusSource,
+    admin_routes,
+    serve_admin,
+)
+
+__all__ = [
+    "MAX_HEAD_BYTES",
+    "Handler",
+    "Request",
+    "Response",
+    "StatusSource",
+    "admin_routes",
+    "serve_admin",
+]
