@@ -32,6 +32,8 @@ class Summary:
     mentions: int
     revisions: int
     dead_letters: int
+    copies: int
+    stories: int
     newest: Sequence[Newest]
 
 
@@ -95,7 +97,9 @@ _COUNTS = """
 SELECT count(*) FILTER (WHERE NOT is_mention) AS articles,
     count(*) FILTER (WHERE is_mention) AS mentions,
     sum(revision) AS revisions,
-    (SELECT count(*) FROM api.dead_letters) AS dead_letters
+    (SELECT count(*) FROM api.dead_letters) AS dead_letters,
+    (SELECT count(*) FROM api.copies) AS copies,
+    (SELECT count(*) FROM api.stories) AS stories
 FROM api.articles"""
 
 _NEWEST = """

@@ -25,6 +25,8 @@ from prometheus_client import (
 )
 
 from newsloom.core.batch import BatchReport, Outcome
+from newsloom.core.linking import LinkResults
+from newsloom.core.story_index import StoryChangeKind
 from newsloom.errors import RejectReason
 
 
@@ -103,6 +105,7 @@ class Metrics:
         self._define_kafka()
         self._define_postgres()
         self._define_publish()
+        self._define_link()
         self._define_process(version)
 
     # What a flow calls --------------------------------------------------------------------------
@@ -169,6 +172,19 @@ class Metrics:
         self._pool[PoolState.IN_USE].set(in_use)
         self._pool[PoolState.IDLE].set(idle)
         self.pool_limit.set(limit)
+
+    def observe_linked(self, results: LinkResults) -> None:
+        """Count what the linker made of some rows of the change log."""
+        self.linked_articles.inc(results.observed)
+        self.copies_linked.inc(sum(link is not None for link in results.copies.values()))
+        for kind in results.story_kinds.values():
+            self._story_changes[kind].inc()
+
+    def set_link(self, *, lag_seconds: float, window: int, size: int) -> None:
+        """Set how far the linker is behind, and how much it holds in memory (bytes)."""
+        self.link_lag.set(max(0.0, lag_seconds))
+        self.link_window.set(window)
+        self.link_bytes.set(size)
 
     def published(self, result: PublishResult, count: int = 1) -> None:
         """Count records that publish is done with."""
@@ -329,6 +345,40 @@ class Metrics:
             "Time from handing an event to the Kafka client until all replicas have it. High: look "
             "at the brokers.",
             _STAGE_BUCKETS,
+        )
+
+    def _define_link(self) -> None:
+        self.link_lag = self._gauge(
+            "newsloom_link_lag_seconds",
+            "Age of the oldest change that the linker was working on, 0 when it has caught up. "
+            "Growing: the linker is too slow for what comes, or a long transaction holds the "
+            "change log back.",
+        )
+        self.linked_articles = self._counter(
+            "newsloom_linked_articles_total",
+            "Articles compared with the window. Flat while articles are created: the linker stands "
+            "by or is stuck, see its log.",
+        )
+        self.copies_linked = self._counter(
+            "newsloom_copies_linked_total",
+            "Links from a copy to what it repeats, new or changed. A sudden rise: one outlet is "
+            "republishing, or boilerplate is taken for text.",
+        )
+        changes = self._counter(
+            "newsloom_story_changes_total",
+            "Changes of stories by kind. Many merges and splits: stories are unsteady, look at "
+            "newsloom trace of two of their articles.",
+            "kind",
+        )
+        self._story_changes = {kind: changes.labels(kind.value) for kind in StoryChangeKind}
+        self.link_window = self._gauge(
+            "newsloom_link_window_articles",
+            "Articles that the linker holds in memory. Sets its memory together with "
+            "newsloom_link_index_bytes; NEWSLOOM_LINK_WINDOW_HOURS bounds it.",
+        )
+        self.link_bytes = self._gauge(
+            "newsloom_link_index_bytes",
+            "Bytes of the linker's index arrays. Too much: lower NEWSLOOM_LINK_WINDOW_HOURS.",
         )
 
     def _define_process(self, version: str) -> None:

@@ -1,11 +1,13 @@
 """What the flows ask of the outside world. Adapters give it; contract tests hold them to it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from newsloom.core.batch import BatchReport, Item
 from newsloom.core.event import Event
+from newsloom.core.linking import ChangePosition, LinkChange, LinkResults, LinkState, LinkWindow
 from newsloom.errors import Rejected
 
 
@@ -193,3 +195,48 @@ class EventSink(Protocol):
         Raises `Unavailable` when Kafka has not acknowledged in time; then some may be stored, and
         sending them again is harmless.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLease:
+    """The linker's place in the change log, taken over by the caller: older ones are fenced."""
+
+    epoch: int
+    position: ChangePosition
+    window: LinkWindow
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRead:
+    """Rows of the change log, decoded; `position` is that of the last row read, also if skipped.
+
+    `recorded_at` (seconds since 1970) is when the oldest of them was written; None without rows.
+    """
+
+    position: ChangePosition
+    changes: Sequence[LinkChange]
+    rows: int
+    recorded_at: float | None
+
+
+class LinkStore(Protocol):
+    """The change log as the linker reads it, and where its results go.
+
+    One linker is active; others wait in `lead`. A holder that was frozen is fenced by its epoch.
+    Every method may raise `Unavailable`.
+    """
+
+    def lead(self) -> AbstractAsyncContextManager[None]:
+        """Wait until no other linker is active, and be it."""
+
+    async def take_over(self, owner_id: str) -> LinkLease:
+        """Raise the epoch and return where the last linker stopped."""
+
+    async def states(self, window: LinkWindow) -> Sequence[LinkState]:
+        """Return the stored states of the window, in order of sequence."""
+
+    async def read(self, after: ChangePosition, limit: int) -> LinkRead:
+        """Return the next rows below the horizon of running transactions, gap-free."""
+
+    async def write(self, lease: LinkLease, to: ChangePosition, results: LinkResults) -> None:
+        """Store results and position in one transaction. Raises `Fenced`."""

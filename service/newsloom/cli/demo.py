@@ -97,7 +97,9 @@ def _print_summary(summary: Any, settings: "Settings", admin_port: int, *, stays
     console.print(outcomes)
     console.print(
         f"{summary.articles:,} articles, {summary.mentions:,} mentions (known from others' related "
-        f"lists), {summary.revisions:,} revisions, {summary.dead_letters:,} dead letters",
+        f"lists), {summary.revisions:,} revisions, {summary.dead_letters:,} dead letters\n"
+        f"{summary.copies:,} of them repeat another's text, {summary.stories:,} stories are told "
+        "by more than one",
         soft_wrap=True,
     )
     newest = Table(box=SIMPLE_HEAD, title="The ten newest articles", title_justify="left")

@@ -1,6 +1,7 @@
-"""`newsloom run` and `newsloom ingest`."""
+"""`newsloom run`, `newsloom ingest`, `newsloom link`."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,30 +13,33 @@ _IDLE = click.option(
     "idle_seconds",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="End with 0 once all that Kafka holds is stored and nothing came for SECONDS.",
+    help="End with 0 once nothing is left to do and nothing came for SECONDS.",
 )
 
 
-def _run_roles(idle_seconds: float | None, output: Format) -> None:
+def _run_roles(names: Sequence[str], idle_seconds: float | None, output: Format) -> None:
     from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
 
     settings = connected_settings()
-    summary: Any = app.run(app.run_roles(settings, os.environ, exit_when_idle_seconds=idle_seconds))
+    roles = [app.Role(name) for name in names]
+    summary: Any = app.run(
+        app.run_roles(settings, os.environ, roles, exit_when_idle_seconds=idle_seconds)
+    )
     if output == "json":
-        emit({"committed": summary.committed})
+        emit({"committed": summary.committed, "linked": summary.linked})
     else:
-        tell(f"{summary.committed} deliveries committed")
+        tell(f"{summary.committed} deliveries committed, {summary.linked} articles linked")
 
 
 @click.command()
 @_IDLE
 @format_option
 def run(idle_seconds: float | None, output: Format) -> None:
-    """Run all roles in one process: Kafka to Postgres, until SIGTERM or Ctrl-C.
+    """Run all roles in one process: Kafka to Postgres, links, until SIGTERM or Ctrl-C.
 
     Both end it cleanly: running transactions finish, the rest is taken up by the next start.
     """
-    _run_roles(idle_seconds, output)
+    _run_roles(("ingest", "link"), idle_seconds, output)
 
 
 @click.command()
@@ -46,4 +50,15 @@ def ingest(idle_seconds: float | None, output: Format) -> None:
 
     Start as many as there are partitions: they share them out by themselves.
     """
-    _run_roles(idle_seconds, output)
+    _run_roles(("ingest",), idle_seconds, output)
+
+
+@click.command()
+@_IDLE
+@format_option
+def link(idle_seconds: float | None, output: Format) -> None:
+    """Find copies and stories among the stored articles, as they come and change.
+
+    One process links; further ones stand by and take over when it ends.
+    """
+    _run_roles(("link",), idle_seconds, output)

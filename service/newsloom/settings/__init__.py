@@ -31,6 +31,7 @@ from newsloom.settings.groups import (
     AdminSettings,
     IngestSettings,
     KafkaSettings,
+    LinkSettings,
     LoggingSettings,
     PostgresSettings,
     PublishSettings,
@@ -41,6 +42,7 @@ __all__ = [
     "AdminSettings",
     "IngestSettings",
     "KafkaSettings",
+    "LinkSettings",
     "LoggingSettings",
     "PostgresSettings",
     "PublishSettings",
@@ -62,6 +64,7 @@ class Settings(BaseModel):
     postgres: PostgresSettings = PostgresSettings()
     publish: PublishSettings = PublishSettings()
     ingest: IngestSettings = IngestSettings()
+    link: LinkSettings = LinkSettings()
     admin: AdminSettings = AdminSettings()
     logging: LoggingSettings = LoggingSettings()
     services_dir: Path | None = Field(

@@ -287,6 +287,19 @@ class IngestSettings(Group):
         return self
 
 
+class LinkSettings(Group):
+    """The link role."""
+
+    env_prefix = "LINK_"
+
+    window_hours: float = Field(
+        168.0,
+        gt=0,
+        le=24 * 400,
+        description="Hours of articles, by when they were first seen, that are compared with.",
+    )
+
+
 class AdminSettings(Group):
     """The admin port: status page, metrics, health."""
 

@@ -59,7 +59,8 @@ class Connections:
                     except BaseException as error:
                         await self._settle(connection, error)
                         raise
-                    self._idle.append(connection)
+                    if not connection.is_closed():
+                        self._idle.append(connection)
             finally:
                 self._in_use -= 1
 
@@ -105,6 +106,8 @@ class Connections:
 
     async def _settle(self, connection: asyncpg.Connection, error: BaseException) -> None:
         """Bring a connection back to idle after an error, or end it when its state is in doubt."""
+        if connection.is_closed():
+            return
         if not isinstance(error, Exception):  # cancelled: the server may still be at work on it
             connection.terminate()
         elif isinstance(error, LINK_ERRORS) or not await _is_rolled_back(connection):

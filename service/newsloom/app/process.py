@@ -1,4 +1,4 @@
-"""The composition root: the only file that names concrete adapters and puts a process together."""
+"""What every role runs in: event loop, signals, admin port, watchdog, patience at the start."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -16,23 +16,15 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 from newsloom.adapters.embedded import EmbeddedServices
 from newsloom.adapters.http import admin_routes, serve_admin
-from newsloom.adapters.kafka.consumer import open_source
-from newsloom.adapters.migrations import status as schema_status
-from newsloom.adapters.postgres import PostgresStore, open_store
 from newsloom.backoff import delays, wait_or_stop
-from newsloom.decoding import decode_deliveries
 from newsloom.errors import Unavailable
-from newsloom.failpoints import checkpoint_from_env
 from newsloom.health import Health
-from newsloom.ingest import Ingest
-from newsloom.metrics import Metrics, process_registry, watch_loop_lag
-from newsloom.partition_owner import PartitionOwner
+from newsloom.metrics import Metrics, process_registry
 from newsloom.settings import Settings, SettingsError
 from newsloom.status import open_status
 from newsloom.watchdog import start_watchdog
@@ -43,19 +35,6 @@ T = TypeVar("T")
 
 START_PATIENCE_SECONDS = 30.0
 """How long a starting role waits for a dependency before it exits with 3."""
-
-
-class Role(StrEnum):
-    """What a process does. `newsloom run` does all of it."""
-
-    INGEST = "ingest"
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """What a process did between start and stop."""
-
-    committed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,67 +90,14 @@ def with_addresses(settings: Settings, *, tell: Callable[[str], None]) -> Settin
     )
 
 
-async def run_roles(
-    settings: Settings,
-    env: Mapping[str, str],
-    *,
-    exit_when_idle_seconds: float | None = None,
-    on_idle: Callable[[int], Awaitable[None]] | None = None,
-) -> RunSummary:
-    """Run the roles of a process until a signal or (if asked for) idleness.
-
-    `on_idle(admin port)` is called once, when all that Kafka held has been applied. Raises
-    Unavailable when a dependency cannot be reached at the start.
-    """
-    stop = asyncio.Event()
-    with stop_on_signals(stop):
-        async with _process(settings, stop) as process:
-            idle = _Idle(exit_when_idle_seconds, on_idle)
-            return await _run_ingest(process, env, idle)
-
-
-async def _run_ingest(process: Process, env: Mapping[str, str], idle: "_Idle") -> RunSummary:
-    settings, health, metrics = process.settings, process.health, process.metrics
-    checkpoint = checkpoint_from_env(env, settings)
-    async with _patiently(
-        process, "postgres", lambda: _open_current_store(process, checkpoint)
-    ) as store:
-        owner = PartitionOwner(
-            store=store,
-            decode=decode_deliveries,
-            settings=settings.ingest,
-            metrics=metrics,
-            health=health,
-            owner_id=owner_id(),
-            jitter=random.random,
-        )
-        ingest = Ingest(owner, settings=settings.ingest, metrics=metrics, health=health)
-        topics = [settings.kafka.articles_topic]
-        async with (
-            _patiently(
-                process,
-                "kafka",
-                lambda: open_source(settings.kafka, settings.ingest, topics, ingest),
-            ) as source,
-            asyncio.TaskGroup() as tasks,
-        ):
-            helpers = [
-                tasks.create_task(watch_loop_lag(metrics, process.stop), name="loop-lag"),
-            ]
-            if idle.is_wanted:
-                helpers.append(tasks.create_task(idle.watch(ingest, process), name="idle"))
-            await ingest.run(source, process.stop)
-            for helper in helpers:
-                helper.cancel()
-        return RunSummary(committed=ingest.committed)
-
-
 @asynccontextmanager
-async def _process(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Process]:
-    """Open the admin port and the watchdog: they are up before the consumer joins."""
+async def open_process(
+    settings: Settings, stop: asyncio.Event, *, needs: Sequence[str], owns_partitions: bool
+) -> AsyncIterator[Process]:
+    """Open the admin port and the watchdog: they are up before any role begins."""
     health = Health(
-        needs=("kafka", "postgres"),
-        owns_partitions=True,
+        needs=needs,
+        owns_partitions=owns_partitions,
         stall_after_seconds=settings.ingest.watchdog_seconds,
     )
     metrics = Metrics(process_registry(), version=version("newsloom"))
@@ -194,31 +120,7 @@ async def _process(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Pro
 
 
 @asynccontextmanager
-async def _open_current_store(
-    process: Process, checkpoint: Callable[[str], Any] | None
-) -> AsyncIterator[PostgresStore]:
-    settings = process.settings
-    postgres = settings.postgres
-    assert postgres.dsn is not None  # noqa: S101 - `with_addresses` has seen to it
-    async with open_store(
-        postgres,
-        consumer_group=settings.ingest.consumer_group,
-        metrics=process.metrics,
-        checkpoint=checkpoint,
-    ) as store:
-        pending = [
-            step.name
-            for step in await schema_status(postgres.dsn.get_secret_value())
-            if not step.is_applied
-        ]
-        if pending:
-            message = f"{len(pending)} migrations are missing in Postgres: run `newsloom migrate`."
-            raise SettingsError(message)
-        yield store
-
-
-@asynccontextmanager
-async def _patiently(
+async def patiently(
     process: Process, dependency: str, open_it: Callable[[], AbstractAsyncContextManager[T]]
 ) -> AsyncIterator[T]:
     """Open a dependency, waiting for it for a while: in a deployment all start at once."""
@@ -242,42 +144,6 @@ async def _patiently(
             await wait_or_stop(next(waits), process.stop)
         process.health.usable(dependency)
         yield opened
-
-
-@dataclass(frozen=True, slots=True)
-class _Idle:
-    """What to do once everything in Kafka has been applied and nothing more came for a while."""
-
-    exit_after_seconds: float | None
-    then: Callable[[int], Awaitable[None]] | None
-
-    @property
-    def is_wanted(self) -> bool:
-        return self.exit_after_seconds is not None or self.then is not None
-
-    async def watch(self, ingest: Ingest, process: Process) -> None:
-        await _until_idle(ingest, self.exit_after_seconds or 0.0, process.stop)
-        if self.then is not None and not process.stop.is_set():
-            await self.then(process.admin_port)
-        if self.exit_after_seconds is not None:
-            process.stop.set()
-
-
-async def _until_idle(ingest: Ingest, seconds: float, stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    idle_since: float | None = None
-    committed = -1
-    while not await wait_or_stop(min(0.2, max(seconds, 0.05)), stop):
-        try:
-            is_idle = await ingest.is_idle()
-        except Unavailable:
-            is_idle = False
-        if not is_idle or ingest.committed != committed:
-            idle_since, committed = None, ingest.committed
-        elif idle_since is None:
-            idle_since = loop.time()
-        if idle_since is not None and loop.time() - idle_since >= seconds:
-            return
 
 
 @contextmanager

@@ -1,0 +1,17 @@
+"""The composition root: what puts processes together, and the only place to name adapters.
+
+`process` is what every role runs in; `roles` puts each role together.
+"""
+
+from newsloom.app.process import owner_id, run, stop_on_signals, with_addresses
+from newsloom.app.roles import Role, RunSummary, run_roles
+
+__all__ = [
+    "Role",
+    "RunSummary",
+    "owner_id",
+    "run",
+    "run_roles",
+    "stop_on_signals",
+    "with_addresses",
+]

@@ -1,0 +1,216 @@
+"""The roles of a process, each put together from its flow and its adapters."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+from newsloom.adapters.kafka.consumer import open_source
+from newsloom.adapters.migrations import status as schema_status
+from newsloom.adapters.postgres import PostgresStore, open_store
+from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
+from newsloom.app.process import Process, open_process, owner_id, patiently, stop_on_signals
+from newsloom.backoff import wait_or_stop
+from newsloom.decoding import decode_deliveries
+from newsloom.errors import Unavailable
+from newsloom.failpoints import Checkpoint, checkpoint_from_env
+from newsloom.ingest import Ingest
+from newsloom.linker import Linker
+from newsloom.metrics import watch_loop_lag
+from newsloom.partition_owner import PartitionOwner
+from newsloom.settings import Settings, SettingsError
+
+
+class Role(StrEnum):
+    """What a process does. `newsloom run` does all of it."""
+
+    INGEST = "ingest"
+    LINK = "link"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a process did between start and stop: deliveries committed, articles linked."""
+
+    committed: int
+    linked: int
+
+
+@dataclass(slots=True)
+class _Running:
+    """The flows of this process, for whoever asks whether they have anything left to do."""
+
+    ingest: Ingest | None = None
+    linker: Linker | None = None
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+async def run_roles(
+    settings: Settings,
+    env: Mapping[str, str],
+    roles: Collection[Role] = tuple(Role),
+    *,
+    exit_when_idle_seconds: float | None = None,
+    on_idle: Callable[[int], Awaitable[None]] | None = None,
+) -> RunSummary:
+    """Run the roles of a process until a signal or (if asked for) idleness.
+
+    `on_idle(admin port)` is called once, when nothing is left to do. Raises Unavailable when a
+    dependency cannot be reached at the start.
+    """
+    stop = asyncio.Event()
+    ingests = Role.INGEST in roles
+    needs = ("kafka", "postgres") if ingests else ("postgres",)
+    running = _Running()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(stop_on_signals(stop))
+        process = await stack.enter_async_context(
+            open_process(settings, stop, needs=needs, owns_partitions=ingests)
+        )
+        checkpoint = checkpoint_from_env(env, settings)
+        async with asyncio.TaskGroup() as tasks:
+            helpers = [
+                tasks.create_task(watch_loop_lag(process.metrics, stop), name="loop-lag"),
+            ]
+            if exit_when_idle_seconds is not None or on_idle is not None:
+                watching = _when_idle(process, running, roles, exit_when_idle_seconds, on_idle)
+                helpers.append(tasks.create_task(watching, name="idle"))
+            work = []
+            if ingests:
+                work.append(tasks.create_task(_ingest(process, checkpoint, running), name="ingest"))
+            if Role.LINK in roles:
+                beat = _nothing if ingests else process.health.beat
+                linking = _link(process, checkpoint, running, beat)
+                work.append(tasks.create_task(linking, name="link"))
+            await asyncio.wait(work)
+            for helper in helpers:
+                helper.cancel()
+    return RunSummary(
+        committed=running.ingest.committed if running.ingest else 0,
+        linked=running.linker.linked if running.linker else 0,
+    )
+
+
+async def _ingest(process: Process, checkpoint: Checkpoint | None, running: _Running) -> None:
+    settings, health, metrics = process.settings, process.health, process.metrics
+    opening = lambda: _open_current_store(process, checkpoint)  # noqa: E731 - used once, below
+    async with patiently(process, "postgres", opening) as store:
+        owner = PartitionOwner(
+            store=store,
+            decode=decode_deliveries,
+            settings=settings.ingest,
+            metrics=metrics,
+            health=health,
+            owner_id=owner_id(),
+            jitter=random.random,
+        )
+        ingest = Ingest(owner, settings=settings.ingest, metrics=metrics, health=health)
+        topics = [settings.kafka.articles_topic]
+        async with patiently(
+            process, "kafka", lambda: open_source(settings.kafka, settings.ingest, topics, ingest)
+        ) as source:
+            running.ingest = ingest
+            await ingest.run(source, process.stop)
+
+
+async def _link(
+    process: Process,
+    checkpoint: Checkpoint | None,
+    running: _Running,
+    beat: Callable[[], None],
+) -> None:
+    opening = lambda: _open_current_link_store(process, checkpoint)  # noqa: E731 - as above
+    async with patiently(process, "postgres", opening) as store:
+        linker = running.linker = Linker(
+            store,
+            window=timedelta(hours=process.settings.link.window_hours),
+            metrics=process.metrics,
+            health=process.health,
+            owner_id=owner_id(),
+            jitter=random.random,
+            beat=beat,
+        )
+        await linker.run(process.stop)
+
+
+@asynccontextmanager
+async def _open_current_store(
+    process: Process, checkpoint: Checkpoint | None
+) -> AsyncIterator[PostgresStore]:
+    settings = process.settings
+    async with open_store(
+        settings.postgres,
+        consumer_group=settings.ingest.consumer_group,
+        metrics=process.metrics,
+        checkpoint=checkpoint,
+    ) as store:
+        await _require_current_schema(settings)
+        yield store
+
+
+@asynccontextmanager
+async def _open_current_link_store(
+    process: Process, checkpoint: Checkpoint | None
+) -> AsyncIterator[PostgresLinkStore]:
+    async with open_link_store(process.settings.postgres, checkpoint) as store:
+        await _require_current_schema(process.settings)
+        yield store
+
+
+async def _require_current_schema(settings: Settings) -> None:
+    dsn = settings.postgres.dsn
+    assert dsn is not None  # noqa: S101 - `with_addresses` has seen to it
+    steps = await schema_status(dsn.get_secret_value())
+    missing = sum(not step.is_applied for step in steps)
+    if missing:
+        message = f"{missing} migrations are missing in Postgres: run `newsloom migrate`."
+        raise SettingsError(message)
+
+
+async def _when_idle(
+    process: Process,
+    running: _Running,
+    roles: Collection[Role],
+    exit_after_seconds: float | None,
+    then: Callable[[int], Awaitable[None]] | None,
+) -> None:
+    """Wait until nothing is left to do and nothing more came for a while; then tell, then stop."""
+    await _until_idle(running, roles, exit_after_seconds or 0.0, process.stop)
+    if then is not None and not process.stop.is_set():
+        await then(process.admin_port)
+    if exit_after_seconds is not None:
+        process.stop.set()
+
+
+async def _until_idle(
+    running: _Running, roles: Collection[Role], seconds: float, stop: asyncio.Event
+) -> None:
+    loop = asyncio.get_running_loop()
+    busy_at = loop.time()
+    committed = -1
+    while not await wait_or_stop(min(0.2, max(seconds, 0.05)), stop):
+        if Role.INGEST in roles:
+            ingest = running.ingest
+            if ingest is None or not await _is_idle(ingest) or ingest.committed != committed:
+                busy_at, committed = loop.time(), ingest.committed if ingest else -1
+                continue
+        if Role.LINK in roles and (
+            running.linker is None or running.linker.empty_read_at <= busy_at
+        ):
+            continue
+        if loop.time() - busy_at >= seconds:
+            return
+
+
+async def _is_idle(ingest: Ingest) -> bool:
+    try:
+        return await ingest.is_idle()
+    except Unavailable:
+        return False
+
+
+def _nothing() -> None:
+    """Leave the watchdog to ingest, whose progress it watches."""

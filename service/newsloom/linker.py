@@ -1,0 +1,100 @@
+"""Flow 3: change log -> copies and stories.
+
+One linker is active; the others wait. It rebuilds its index from stored states, then follows the
+change log: read, decide, write results and position in one transaction. A crash at any point leaves
+the last position with its results; the next linker goes on there and decides the same.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from newsloom.backoff import delays, wait_or_stop
+from newsloom.core.linking import LinkIndex, LinkResults
+from newsloom.errors import Unavailable
+from newsloom.health import Health
+from newsloom.metrics import Metrics
+from newsloom.ports import Fenced, LinkLease, LinkRead, LinkStore
+
+logger = logging.getLogger(__name__)
+
+READ_ROWS = 1000
+"""Rows of the change log taken at a time: one transaction of results."""
+
+IDLE_SECONDS = 0.2
+"""Wait before asking again when the log had nothing new: the lag that this adds."""
+
+
+class Linker:
+    """The link role over a `LinkStore`."""
+
+    def __init__(
+        self,
+        store: LinkStore,
+        *,
+        window: timedelta,
+        metrics: Metrics,
+        health: Health,
+        owner_id: str,
+        jitter: Callable[[], float],
+        beat: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._window = window
+        self._metrics = metrics
+        self._health = health
+        self._owner_id = owner_id
+        self._jitter = jitter
+        self._beat = beat
+        self.empty_read_at = -1.0
+        """Loop time of the last look at the change log that found nothing new."""
+        self.linked = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Link until `stop` is set; wait out what is away, start anew when fenced."""
+        waits = self._waits()
+        while not stop.is_set():
+            try:
+                async with self._store.lead():
+                    waits = self._waits()
+                    await self._follow(stop)
+            except Fenced:
+                logger.info("the linker was fenced")
+                await wait_or_stop(next(waits), stop)
+            except Unavailable as error:
+                self._health.away(error.dependency, error.code)
+                self._metrics.retry(error.dependency)
+                logger.warning("waiting for a dependency", extra={"code": error.code})
+                await wait_or_stop(next(waits), stop)
+
+    async def _follow(self, stop: asyncio.Event) -> None:
+        """Be the linker: restore the index, then read, decide and write until told to stop."""
+        lease = await self._store.take_over(self._owner_id)
+        index = LinkIndex(self._window)
+        states = await self._store.states(lease.window)
+        await asyncio.to_thread(index.restore, lease.window, states)
+        logger.info("linking", extra={"articles": len(index)})
+        while not stop.is_set():
+            read = await self._store.read(lease.position, READ_ROWS)
+            self._health.usable("postgres")
+            self._beat()
+            if not read.rows:
+                self.empty_read_at = asyncio.get_running_loop().time()
+                self._metrics.set_link(lag_seconds=0.0, window=len(index), size=index.nbytes)
+                await wait_or_stop(IDLE_SECONDS, stop)
+                continue
+            results = await asyncio.to_thread(index.apply, read.changes)
+            await self._store.write(lease, read.position, results)
+            lease = LinkLease(lease.epoch, read.position, results.window)
+            self._observe(index, read, results)
+
+    def _observe(self, index: LinkIndex, read: LinkRead, results: LinkResults) -> None:
+        self.linked += results.observed
+        self._metrics.observe_linked(results)
+        lag = time.time() - read.recorded_at if read.recorded_at is not None else 0.0
+        self._metrics.set_link(lag_seconds=lag, window=len(index), size=index.nbytes)
+
+    def _waits(self) -> Iterator[float]:
+        return delays(0.1, 3.0, self._jitter)
