@@ -271,6 +271,9 @@ def dashboard(
             {
                 "type": "dashboards",
                 "title": "newsloom",
+                "tooltip": "",
+                "icon": "external link",
+                "targetBlank": False,
                 "tags": ["newsloom"],
                 "asDropdown": False,
                 "includeVars": True,

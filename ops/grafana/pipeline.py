@@ -190,6 +190,40 @@ _STORE: list[Panel] = [
     ),
 ]
 
+_LINK: list[Panel] = [
+    series(
+        "Link: lag",
+        """Age of the oldest change that the linker works on, 0 when it has caught up. Copies and
+        stories are that old; articles themselves are not late.""",
+        _gauge("max by (instance) (newsloom_link_lag_seconds$SELECT)", "{{instance}}"),
+        unit="s",
+        thresholds=steps((None, GREEN), (300, ORANGE)),
+    ),
+    series(
+        "Link: articles, copies, stories",
+        """Articles compared with the window, links from a copy to what it repeats, and changes of
+        stories by kind.""",
+        _rate("newsloom_linked_articles_total", legend="articles"),
+        _rate("newsloom_copies_linked_total", legend="copies"),
+        _rate("newsloom_story_changes_total", "kind", legend="story {{kind}}"),
+        unit="cps",
+    ),
+    series(
+        "Link: window",
+        "Articles that the linker holds in memory: NEWSLOOM_LINK_WINDOW_HOURS bounds them.",
+        _gauge("sum by (instance) (newsloom_link_window_articles$SELECT)", "{{instance}}"),
+        unit="short",
+        size=(4, 8),
+    ),
+    series(
+        "Link: memory",
+        "Bytes of the linker's index. Too much: lower NEWSLOOM_LINK_WINDOW_HOURS.",
+        _gauge("sum by (instance) (newsloom_link_index_bytes$SELECT)", "{{instance}}"),
+        unit="bytes",
+        size=(4, 8),
+    ),
+]
+
 _PROCESS: list[Panel] = [
     series(
         "Event loop lag, p99",
@@ -247,6 +281,8 @@ DASHBOARD = dashboard(
         *_DECODE,
         row("Fold and store"),
         *_STORE,
+        row("Link"),
+        *_LINK,
         row("Process"),
         *_PROCESS,
     ],

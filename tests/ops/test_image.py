@@ -64,7 +64,8 @@ def test_all_that_is_copied_passes_the_dockerignore_file() -> None:
 
 def python_for_everyone() -> str:
     """Return a Python that a user without rights can start: ours may live in somebody's home."""
-    for candidate in (sys._base_executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+    ours = str(Path(sys.executable).resolve())
+    for candidate in (ours, "/usr/bin/python3", "/usr/local/bin/python3"):
         with suppress(OSError):
             if as_nobody([candidate, "-c", "import venv"]).returncode == 0:
                 return candidate
@@ -103,8 +104,10 @@ def image() -> Iterator[Path]:
         for name in names:
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-            copy(ROOT / name, target, **({"symlinks": True} if copy is shutil.copytree else {}))
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target, symlinks=True)
+            else:
+                shutil.copy2(ROOT / name, target)
     environment = {
         **os.environ,
         "PYTHON": python_for_everyone(),
