@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -136,6 +137,63 @@ async def test_a_zombie_inside_its_transaction_holds_the_next_owner_back_and_is_
     assert (await claiming).next_offset == 1
     with pytest.raises(Fenced):
         await zombie.apply(batch(claim, observations((1, article("b")))))
+
+
+class Held:
+    """A checkpoint that holds a transaction open until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, name: str) -> None:
+        if name == "before_commit":
+            self.reached.set()
+            await self.let_go.wait()
+
+
+async def while_held(
+    open_one: OpenStore, sql: asyncpg.Connection, first: Article, second: Article
+) -> BatchReport:
+    """Apply `second` while `first` is written but not committed, and must wait for its article."""
+    held = Held()
+    one, two = await open_one(held), await open_one()
+    writing = asyncio.create_task(deliver(one, 1, (5, first)))
+    await held.reached.wait()
+    waiting = asyncio.create_task(deliver(two, 2, (6, second)))
+    locks = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    locks += " AND wait_event_type = 'Lock'"
+    while not await sql.fetchval(locks):  # noqa: ASYNC110 - the server has no event for it
+        await asyncio.sleep(0.01)
+    held.let_go.set()
+    await writing
+    return await waiting
+
+
+async def test_an_article_merged_between_reading_its_key_and_locking_it_is_found_again(
+    open_one: OpenStore, sql: asyncpg.Connection, database: str
+) -> None:
+    await deliver(await open_one(), 0, (1, article("a", title="A")), (2, article("b", title="B")))
+    report = await while_held(
+        open_one, sql, article("a", "b", title="AB"), article("b", title="B2")
+    )
+    assert report.outcomes == {Outcome.REVISED: 1}
+    stored = await stored_in_postgres(database)
+    (alive,) = (head for head in stored["heads"].values() if head["merged_into"] is None)
+    assert alive["revision"] == 4
+    assert stored["contents"][alive["article_id"]]["title"] == "B2"
+
+
+async def test_of_two_writers_who_trust_an_address_alike_the_lesser_text_stays(
+    open_one: OpenStore, sql: asyncpg.Connection, database: str
+) -> None:
+    await deliver(await open_one(), 0, (1, article("a", "b")))
+    lesser = article("b")
+    greater = replace(
+        lesser, urls=(replace(lesser.urls[0], given="https://www.b.example/b-story"),)
+    )
+    await while_held(open_one, sql, lesser, greater)
+    given = {alias[2] for alias in (await stored_in_postgres(database))["aliases"].values()}
+    assert given == {"https://a.example/a-story", "https://b.example/b-story"}
 
 
 # Errors
@@ -295,10 +353,12 @@ async def test_a_transaction_that_failed_unnoticed_is_not_taken_for_a_commit(
     database: str, sql: asyncpg.Connection
 ) -> None:
     connections = Connections(PostgresSettings(dsn=SecretStr(database)), "test")
-    store = Swallowing(connections, consumer_group="newsloom")
-    with pytest.raises(Unavailable) as caught:
-        await deliver(store, 0, (1, article("a")))
-    connections.terminate()
+    store = Swallowing(connections, connections, consumer_group="newsloom")
+    try:
+        with pytest.raises(Unavailable) as caught:
+            await deliver(store, 0, (1, article("a")))
+    finally:
+        connections.terminate()
     assert caught.value.code == "ROLLBACK"
     assert await sql.fetchval("SELECT next_offset FROM newsloom.ingest_offsets") == 0
 
