@@ -7,7 +7,8 @@ noticed: a list of SHA-256 sums is committed beside the files.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -85,7 +86,8 @@ async def migrate(dsn: str, *, folder: Path | None = None) -> list[str]:
     """Apply what is missing, oldest first; return the names of the files applied.
 
     Whoever comes second waits for the first (advisory lock). A failing file leaves nothing behind
-    and raises the error of Postgres; the files before it stay applied.
+    and raises the error of Postgres; the files before it stay applied. Raises `Unavailable` when
+    Postgres cannot be reached.
     """
     migrations = read_migrations(folder)
     connection = await _connect(dsn)
@@ -131,14 +133,8 @@ async def require_current_schema(settings: PostgresSettings) -> None:
     """Raise `Unavailable` unless Postgres answers and every migration has been applied."""
     if settings.dsn is None:
         raise ValueError("the address of Postgres is not known")
-    try:
+    with _outages_told():
         found = await status(settings.dsn.get_secret_value())
-    except asyncpg.PostgresError as error:
-        is_waiting_enough = (error.sqlstate or "")[:2] in ("08", "53", "57")
-        code = error.sqlstate or type(error).__name__
-        raise Unavailable("postgres", code, systemic=not is_waiting_enough) from None
-    except (OSError, asyncpg.InterfaceError) as error:
-        raise Unavailable("postgres", type(error).__name__) from None
     if not all(migration.is_applied for migration in found):
         raise Unavailable("postgres", "its schema is old: run `newsloom migrate`", systemic=True)
 
@@ -170,19 +166,33 @@ def _half(sql: str, options: str) -> Half:
     return Half(sql, in_transaction="transaction:false" not in options.split())
 
 
+@contextmanager
+def _outages_told() -> Iterator[None]:
+    """Turn what Postgres or the way to it raises into `Unavailable`, without its text."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        passes = (error.sqlstate or "")[:2] in ("08", "53", "57")
+        code = error.sqlstate or type(error).__name__
+        raise Unavailable("postgres", code, systemic=not passes) from None
+    except (OSError, asyncpg.InterfaceError) as error:
+        raise Unavailable("postgres", type(error).__name__) from None
+
+
 async def _connect(dsn: str) -> asyncpg.Connection:
-    return await asyncpg.connect(
-        dsn,
-        timeout=_CONNECT_SECONDS,
-        command_timeout=_STATEMENT_SECONDS,
-        statement_cache_size=0,
-        server_settings={
-            "application_name": "newsloom migrate",
-            "timezone": "UTC",
-            # Where dbmate keeps schema_migrations. Our roles' own search_path does not have it.
-            "search_path": "public",
-        },
-    )
+    with _outages_told():
+        return await asyncpg.connect(
+            dsn,
+            timeout=_CONNECT_SECONDS,
+            command_timeout=_STATEMENT_SECONDS,
+            statement_cache_size=0,
+            server_settings={
+                "application_name": "newsloom migrate",
+                "timezone": "UTC",
+                # Where dbmate keeps schema_migrations. Our roles' own search_path does not have it.
+                "search_path": "public",
+            },
+        )
 
 
 async def _close(connection: asyncpg.Connection) -> None:
