@@ -174,8 +174,8 @@ class Vectors:
         at[at == len(wanted)] = 0
         products = np.where(wanted[at] == self.terms[:last], values[at], 0.0) * self.values[:last]
         owners = np.repeat(np.arange(len(self.starts) - 2), np.diff(self.starts[:-1]))
-        sums: Floats = np.bincount(owners, products, minlength=len(self.starts) - 2)
-        return sums
+        sums = np.bincount(owners, products, minlength=len(self.starts) - 2)
+        return sums.astype(np.float64, copy=False)
 
 
 def adjusted_for_density(similarities: Floats, config: StoryConfig) -> Floats:
