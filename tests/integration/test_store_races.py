@@ -1,4 +1,4 @@
-"""Two writers whose batches meet in a row that neither of them names."""
+"""Merges that reach rows which their own batch does not name."""
 
 import asyncio
 from typing import Any
@@ -31,7 +31,7 @@ async def test_edges_that_close_up_in_one_batch_are_still_moved_by_a_merge_in_an
             inside.set()
             await go_on.wait()
 
-    settings = PostgresSettings(dsn=SecretStr(database))  # type: ignore[call-arg]
+    settings = PostgresSettings(dsn=SecretStr(database))
     async with (
         open_store(settings, consumer_group="newsloom") as one,
         open_store(settings, consumer_group="newsloom", checkpoint=checkpoint) as two,
@@ -53,3 +53,28 @@ async def test_edges_that_close_up_in_one_batch_are_still_moved_by_a_merge_in_an
     targets = {target for edges in stored["edges"].values() for target in edges}
     assert len(targets) == 3
     assert targets <= alive
+
+
+async def test_what_is_merged_twice_in_one_batch_moves_on_from_an_article_that_is_new(
+    database: str,
+) -> None:
+    settings = PostgresSettings(dsn=SecretStr(database))
+    async with open_store(settings, consumer_group="newsloom") as store:
+        stored = article("stored", title="First")
+        await deliver(
+            store,
+            0,
+            (5, article("list", related=(mention("stored"),))),
+            (6, stored),
+            (7, article("stored", title="Second")),
+        )
+        # Delivered late: seen before all that is stored, and in the end one article with it.
+        chain = ((3, article("new")), (4, article("new", "stored")))
+        await deliver(store, 1, *chain, (2, article("oldest")), (8, article("oldest", "new")))
+
+    found: dict[str, Any] = await stored_in_postgres(database)
+    alive = {owner for owner, head in found["heads"].items() if head["merged_into"] is None}
+    assert len(alive) == 2
+    assert {target for edges in found["edges"].values() for target in edges} <= alive
+    assert {owner for owner, _ in found["revisions"]} <= alive
+    assert {alias[0] for alias in found["aliases"].values()} <= alive

@@ -155,9 +155,11 @@ async def write(connection: asyncpg.Connection, writes: Writes, keys: Keys, sour
 
 async def _move_stored(connection: asyncpg.Connection, writes: Writes) -> None:
     """Make room for new contents: merge what is stored, archive, drop and move, in this order."""
-    new = {head.article_id for head in writes.new_heads}
+    # Nothing is stored under an article of this batch, until a stored one is merged into it.
+    bare = {head.article_id for head in writes.new_heads}
     for loser, winner, offset in writes.merges:
-        if loser not in new:
+        if loser not in bare:
+            bare.discard(winner)
             for statement in _MERGE:
                 await connection.execute(statement, loser, winner)
             await connection.execute(_MERGE_REVISIONS, loser, winner, offset)
