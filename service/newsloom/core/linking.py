@@ -6,7 +6,7 @@ window moves at fixed moments (when an article is first seen in a later hour tha
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -108,8 +108,8 @@ class Membership(NamedTuple):
 class LinkResults:
     """What changed, as rows. A store carries it out in one transaction with the cursor.
 
-    Order: `merged_articles`, then `root_moves` and `story_merges` in their order, then the rest.
-    A None among `copies` or `memberships` takes the row away.
+    Order: `root_moves` (what was a copy of the one is a copy of the other, and the other itself of
+    none) and `story_merges` in their order, then the rest. A None takes the row away.
     """
 
     window: LinkWindow
@@ -120,7 +120,6 @@ class LinkResults:
     story_kinds: dict[UUID, StoryChangeKind] = field(default_factory=dict)
     states: dict[UUID, LinkState] = field(default_factory=dict)
     pairs: dict[UUID, tuple[CopyEdge, ...]] = field(default_factory=dict)
-    merged_articles: list[tuple[UUID, UUID]] = field(default_factory=list)
     removed: list[UUID] = field(default_factory=list)
     observed: int = 0
 
@@ -239,12 +238,13 @@ class LinkIndex:
             _note_copy(copy_change, results)
         for story_change in self._stories.remove(article_id):
             _note_story(story_change, results)
+        if change.merged_into is not None:
+            # Copies that left the window know their root only by its id.
+            _note_copy(RootMoved(article_id, change.merged_into), results)
         results.copies[article_id] = None
         results.memberships[article_id] = None
         results.states.pop(article_id, None)
         results.removed.append(article_id)
-        if change.merged_into is not None:
-            results.merged_articles.append((article_id, change.merged_into))
 
     def _note_pairs(self, articles: Iterable[UUID], results: LinkResults) -> None:
         """Remember whose pairs may change with these articles: theirs, and the other ends'."""
@@ -263,7 +263,9 @@ class LinkIndex:
             state = self._copies.state_of(article_id)
             results.pairs[article_id] = state.edges
             if (own := results.states.get(article_id)) is not None:
-                results.states[article_id] = _with_copies(own, state)
+                results.states[article_id] = replace(
+                    own, is_counted=state.counted, edges=state.edges
+                )
 
 
 def _note_copy(change: CopyLinked | CopyUnlinked | RootMoved, results: LinkResults) -> None:
@@ -275,8 +277,10 @@ def _note_copy(change: CopyLinked | CopyUnlinked | RootMoved, results: LinkResul
         results.root_moves.append((change.old_root, change.new_root))
         for article_id, link in results.copies.items():
             if link is not None and link.copy_of == change.old_root:
-                results.copies[article_id] = CopyLinked(
-                    article_id, change.new_root, link.via, link.jaccard, link.containment
+                results.copies[article_id] = (
+                    None
+                    if article_id == change.new_root
+                    else replace(link, copy_of=change.new_root)
                 )
 
 
@@ -311,21 +315,6 @@ def _story_input(state: LinkState) -> StoryInput:
         state.first_seen_at,
         state.published_at,
         state.related,
-    )
-
-
-def _with_copies(state: LinkState, copies: CopyState) -> LinkState:
-    return LinkState(
-        article_id=state.article_id,
-        sequence=state.sequence,
-        version=state.version,
-        first_seen_at=state.first_seen_at,
-        published_at=state.published_at,
-        is_counted=copies.counted,
-        related=state.related,
-        edges=copies.edges,
-        signature=state.signature,
-        features=state.features,
     )
 
 

@@ -20,13 +20,13 @@ from newsloom.adapters.postgres.linking_sql import (
     DELETE_COPIES,
     DELETE_MEMBERS,
     DELETE_STATES,
+    FREE_ROOT,
     INSERT_CHANGES,
     INSERT_COPIES,
     INSERT_MEMBERS,
     INSERT_STATES,
     LOCK_ARTICLES,
     MERGE_STORY,
-    MOVE_ARTICLE,
     MOVE_MEMBERS,
     MOVE_ROOT,
     RAISE_VERSIONS,
@@ -167,10 +167,9 @@ async def _write_states(connection: asyncpg.Connection, results: LinkResults) ->
 async def _write_copies(connection: asyncpg.Connection, results: LinkResults) -> set[UUID]:
     """Write the copies; return the articles whose `copy_of` may have changed."""
     touched = set(results.copies)
-    for loser, winner in results.merged_articles:
-        touched.update(_ids(await connection.fetch(MOVE_ARTICLE, loser, winner)))
     for old, new in results.root_moves:
         touched.update(_ids(await connection.fetch(MOVE_ROOT, old, new)))
+        touched.update(_ids(await connection.fetch(FREE_ROOT, old, new)))
     gone = [article_id for article_id, link in results.copies.items() if link is None]
     if gone:
         await connection.execute(DELETE_COPIES, gone)

@@ -68,14 +68,13 @@ WHERE article_id = $1"""
 
 DELETE_STATES: Final = "DELETE FROM newsloom.link_states WHERE article_id = ANY($1)"
 
-# $1 loser, $2 winner of a merge of articles
-MOVE_ARTICLE: Final = """
-UPDATE newsloom.copies SET copy_of = $2 WHERE copy_of = $1 AND article_id <> $2
-RETURNING article_id"""
-
 # $1 old root, $2 new root
 MOVE_ROOT: Final = """
 UPDATE newsloom.copies SET copy_of = $2 WHERE copy_of = $1 AND article_id <> $2
+RETURNING article_id"""
+
+FREE_ROOT: Final = """
+DELETE FROM newsloom.copies WHERE article_id = $2 AND copy_of = $1
 RETURNING article_id"""
 
 DELETE_COPIES: Final = "DELETE FROM newsloom.copies WHERE article_id = ANY($1)"
