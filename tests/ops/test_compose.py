@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.ops.tools import OPS, ROOT, load_yaml, program, run
 COMPOSE = ROOT / "docker-compose.yml"
 NAMED = load_yaml(COMPOSE)
 SERVICES: dict[str, dict[str, Any]] = NAMED["services"]
+ROLES = {"ingest", "link"}
 ONCE = {"migrate", "topics", "load", "cli", "psql", "kafka-topics"}
 """Services that do one thing and end."""
 
@@ -121,7 +121,7 @@ def test_images_are_pinned(name: str) -> None:
 def test_what_keeps_running_is_checked_in_exec_form(name: str) -> None:
     if name in ONCE:
         return
-    if name == "newsloom":
+    if name in ROLES:
         assert "HEALTHCHECK" in (ROOT / "Dockerfile").read_text()
         return
     check = SERVICES[name]["healthcheck"]
@@ -144,7 +144,8 @@ def test_a_stop_leaves_time_to_drain() -> None:
     defaults = {v.name: v.default_text() for v in VARIABLES}
     drain = float(defaults["NEWSLOOM_INGEST_DRAIN_SECONDS"].strip("`"))
     statement = float(defaults["NEWSLOOM_POSTGRES_STATEMENT_TIMEOUT_SECONDS"].strip("`"))
-    assert int(SERVICES["newsloom"]["stop_grace_period"].removesuffix("s")) > drain + statement
+    for role in ROLES:
+        assert int(SERVICES[role]["stop_grace_period"].removesuffix("s")) > drain + statement
 
 
 def test_make_secrets_draws_every_secret_once_and_keeps_it(tmp_path: Path) -> None:
@@ -158,7 +159,8 @@ def test_make_secrets_draws_every_secret_once_and_keeps_it(tmp_path: Path) -> No
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o444 for path in folder.iterdir())
-    assert before["postgres_ingest_password"] in before["newsloom_postgres_dsn"]
+    for role in ROLES:
+        assert before[f"postgres_{role}_password"] in before[f"newsloom_{role}_dsn"]
     assert before["postgres_password"] in before["migrate_env"]
     passwords = [text for name, text in before.items() if name.endswith("password")]
     assert len(set(passwords)) == len(passwords)
@@ -166,10 +168,15 @@ def test_make_secrets_draws_every_secret_once_and_keeps_it(tmp_path: Path) -> No
 
 
 def test_secrets_are_never_committed() -> None:
-    ignored = subprocess.run(
-        ["git", "check-ignore", "-q", "secrets/postgres_password"], cwd=ROOT, check=False
-    )
-    assert ignored.returncode == 0
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_prometheus_finds_every_role_by_the_name_of_its_service() -> None:
+    (job, _) = load_yaml(OPS / "prometheus" / "prometheus.yml")["scrape_configs"]
+    assert job["job_name"] == "newsloom"
+    assert set(job["dns_sd_configs"][0]["names"]) == ROLES
+    for role in ROLES:
+        assert set(SERVICES[role]["networks"]) & set(SERVICES["prometheus"]["networks"])
 
 
 async def test_the_migrate_service_does_what_it_should_on_a_real_postgres(

@@ -1,7 +1,7 @@
 """The Dockerfile without a container engine: linted, and its steps carried out in a plain folder.
 
 The folder is then read-only and owned by somebody else, and newsloom runs from it as a user without
-any rights, as in the container: it migrates nothing, but ingests as the role newsloom_ingest.
+any rights, as in the container: each role with the rights that are its own.
 """
 
 import os
@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -148,29 +148,37 @@ def test_a_user_without_rights_runs_it_and_can_change_nothing(image: Path) -> No
     assert dead.returncode == 1
 
 
-async def test_it_ingests_as_the_role_that_has_the_least_rights(
+async def test_each_role_works_with_the_rights_that_are_its_own(
     image: Path, kafka_bootstrap: str, database: str, make_topic: MakeTopic
 ) -> None:
-    parts = urlsplit(database)
-    password = "of-this-test"  # noqa: S105
-    login = f"newsloom_ingest:{password}@{parts.hostname}:{parts.port}"
     line = Line(kafka_bootstrap, database, await make_topic(1, name="image"))
     await send(line.bootstrap, line.topic, Stream(5, deliveries=200))
-    superuser = await asyncpg.connect(database)
-    await superuser.execute(f"ALTER ROLE newsloom_ingest LOGIN PASSWORD '{password}'")
-    try:
-        done = as_nobody(
-            [image / "bin" / "newsloom", "ingest", "--exit-when-idle", "3"],
-            env={
-                "NEWSLOOM_KAFKA_BOOTSTRAP_SERVERS": line.bootstrap,
-                "NEWSLOOM_POSTGRES_DSN": urlunsplit(parts._replace(netloc=login)),
-                "NEWSLOOM_KAFKA_ARTICLES_TOPIC": line.topic,
-                "NEWSLOOM_INGEST_CONSUMER_GROUP": line.group,
-                "NEWSLOOM_ADMIN_PORT": "0",
-            },
-        )
-    finally:
-        await superuser.execute("ALTER ROLE newsloom_ingest NOLOGIN PASSWORD NULL")
-        await superuser.close()
-    assert done.returncode == 0, done.stderr[-3000:]
+    for role in ("ingest", "link"):
+        async with login(database, f"newsloom_{role}") as dsn:
+            done = as_nobody(
+                [image / "bin" / "newsloom", role, "--exit-when-idle", "3"],
+                env={
+                    "NEWSLOOM_KAFKA_BOOTSTRAP_SERVERS": line.bootstrap,
+                    "NEWSLOOM_POSTGRES_DSN": dsn,
+                    "NEWSLOOM_KAFKA_ARTICLES_TOPIC": line.topic,
+                    "NEWSLOOM_INGEST_CONSUMER_GROUP": line.group,
+                    "NEWSLOOM_ADMIN_PORT": "0",
+                },
+            )
+        assert done.returncode == 0, done.stderr[-3000:]
     assert sum((await line.outcomes()).values()) == 200
+
+
+@asynccontextmanager
+async def login(database: str, role: str) -> AsyncIterator[str]:
+    """Let a role log in, as ops/compose/logins.sql does, and return its DSN."""
+    parts = urlsplit(database)
+    password = "of-this-test"  # noqa: S105 - for some seconds
+    superuser = await asyncpg.connect(database)
+    try:
+        await superuser.execute(f"ALTER ROLE {role} LOGIN PASSWORD '{password}'")
+        netloc = f"{role}:{password}@{parts.hostname}:{parts.port}"
+        yield urlunsplit(parts._replace(netloc=netloc))
+    finally:
+        await superuser.execute(f"ALTER ROLE {role} NOLOGIN PASSWORD NULL")
+        await superuser.close()

@@ -91,7 +91,7 @@ def test_pods_are_hardened(document: dict[str, Any]) -> None:
 
 
 def test_ingest_drains_before_it_is_killed_and_is_probed_for_the_right_things() -> None:
-    (deployment,) = of_kind("Deployment")
+    deployment = next(d for d in of_kind("Deployment") if "ingest" in d["metadata"]["name"])
     pod = deployment["spec"]["template"]["spec"]
     settings = Settings()
     drain = settings.ingest.drain_seconds + settings.postgres.statement_timeout_seconds
@@ -136,7 +136,8 @@ def test_scaling_follows_the_names_and_partitions_of_everything_else() -> None:
     arguments = " ".join(topics["spec"]["template"]["spec"]["containers"][0]["args"])
     (partitions,) = re.findall(r"--partitions=(\d+)", arguments)
     assert scaled["spec"]["maxReplicaCount"] == int(partitions)
-    assert scaled["spec"]["scaleTargetRef"]["name"] == of_kind("Deployment")[0]["metadata"]["name"]
+    deployments = {deployment["metadata"]["name"] for deployment in of_kind("Deployment")}
+    assert scaled["spec"]["scaleTargetRef"]["name"] in deployments
 
 
 def test_secrets_that_are_read_are_the_ones_that_the_documentation_lists() -> None:
@@ -146,6 +147,16 @@ def test_secrets_that_are_read_are_the_ones_that_the_documentation_lists() -> No
     keys |= {item["key"] for item in authentication["spec"]["secretTargetRef"]}
     for key in keys:
         assert f"`{key}`" in page, key
+
+
+def test_every_role_is_scraped() -> None:
+    (monitor,) = of_kind("PodMonitor")
+    (expression,) = monitor["spec"]["selector"]["matchExpressions"]
+    roles = {
+        d["spec"]["template"]["metadata"]["labels"][expression["key"]]
+        for d in of_kind("Deployment")
+    }
+    assert set(expression["values"]) == roles
 
 
 def test_the_monitor_gives_the_job_its_name() -> None:
