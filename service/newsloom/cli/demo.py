@@ -118,5 +118,3 @@ def _print_summary(summary: Any, settings: "Settings", admin_port: int, *, stays
         host = settings.admin.host
         console.print(f"  http://{host}:{admin_port}/   status, /metrics, /healthz, /readyz")
         console.print("Ctrl-C ends newsloom; `newsloom services stop` ends Kafka and Postgres.")
-
-

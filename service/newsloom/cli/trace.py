@@ -43,9 +43,9 @@ def trace(file: str, other: str | None, output: Format) -> ExitCode:
 
 
 def compare(left: "Article", right: "Article") -> dict[str, Any]:
-    """Say what two articles are to each other, with the evidence.
+    """Say what two articles are to each other, with the evidence for each of the three answers.
 
-    Further questions (copy, story) are further keys of this one answer.
+    As if nothing else were known: the linker also knows which words and passages are common.
     """
     shared = _keys(left) & _keys(right)
     names = sorted(left.field_hashes.keys() | right.field_hashes.keys())
@@ -56,6 +56,53 @@ def compare(left: "Article", right: "Article") -> dict[str, Any]:
         "same_content": left.content_hash == right.content_hash,
         "changed_fields": changed,
         "same_signals": left.signals == right.signals,
+        **_copy_verdict(left, right),
+        **_story_verdict(left, right),
+    }
+
+
+def _copy_verdict(left: "Article", right: "Article") -> dict[str, Any]:
+    from newsloom.core.copies import explain_copy, is_too_short  # noqa: PLC0415 - numpy
+    from newsloom.core.folding import fold  # noqa: PLC0415
+    from newsloom.core.signatures import signature  # noqa: PLC0415
+
+    one, two = (signature(fold(a.title, a.excerpt, a.body)) for a in (left, right))
+    verdict = explain_copy(one, two)
+    return {
+        "copy": verdict.is_copy,
+        "copy_reason": verdict.reason.value,
+        "too_short_to_judge": is_too_short(one) or is_too_short(two),
+        "jaccard": round(verdict.jaccard, 4),
+        "containment": round(verdict.containment, 4),
+        "shared_shingles": verdict.shared,
+        "numbers": f"{verdict.numbers_shared} agree, {verdict.numbers_against} differ",
+    }
+
+
+def _story_verdict(left: "Article", right: "Article") -> dict[str, Any]:
+    from newsloom.core.stories import explain_story  # noqa: PLC0415 - numpy
+    from newsloom.core.text_features import features  # noqa: PLC0415
+
+    one, two = (features(a.title, a.excerpt, a.body) for a in (left, right))
+    days = None
+    if left.published_at is not None and right.published_at is not None:
+        days = abs(left.published_at - right.published_at).total_seconds() / 86_400
+    named = any(
+        _keys(mention) & _keys(other)
+        for article, other in ((left, right), (right, left))
+        for mention in article.related
+    )
+    verdict = explain_story(one, two, days_apart=days, related=named)
+    return {
+        "same_story": verdict.is_same_story,
+        "story_reason": verdict.reason.value,
+        "story_score": round(verdict.score, 4),
+        "story_threshold": round(verdict.threshold, 4),
+        "text_similarity": round(verdict.cosine, 4),
+        "time_cost": round(verdict.time_cost, 4),
+        "related_gain": round(verdict.related_gain, 4),
+        "shared_terms": verdict.shared_terms,
+        "days_apart": None if days is None else round(days, 2),
     }
 
 
@@ -104,11 +151,11 @@ def _show(side: dict[str, Any], output: Format) -> None:
 def _show_rows(rows: dict[str, Any]) -> None:
     for name, value in rows.items():
         if isinstance(value, list):
-            click.echo(f"  {name:<18}{len(value)}" if value else f"  {name:<18}none")
+            click.echo(f"  {name:<20}{len(value)}" if value else f"  {name:<20}none")
             for item in value:
                 click.echo(f"    {_line(item)}")
         else:
-            click.echo(f"  {name:<18}{_line(value)}")
+            click.echo(f"  {name:<20}{_line(value)}")
 
 
 def _line(value: Any) -> str:
