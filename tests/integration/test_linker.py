@@ -1,7 +1,7 @@
 """The linker on real Postgres: restarted at any row it links the same; a frozen one is fenced."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -16,7 +16,7 @@ from newsloom import linker as linker_module
 from newsloom.adapters.postgres import open_store
 from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
 from newsloom.core.batch import Observation
-from newsloom.core.linking import LinkIndex, LinkResults
+from newsloom.core.linking import LinkChange, LinkIndex, LinkResults
 from newsloom.core.mapping import article_from_record
 from newsloom.core.record import record_from_mapping
 from newsloom.health import Health
@@ -157,7 +157,7 @@ async def test_a_linker_that_dies_after_any_read_is_taken_up_where_it_was(
     apply = LinkIndex.apply
     deaths = iter([True, False] * 6)
 
-    def dies(index: LinkIndex, changes: object) -> LinkResults:
+    def dies(index: LinkIndex, changes: Sequence[LinkChange]) -> LinkResults:
         if next(deaths, False):
             raise ConnectionAbortedError
         return apply(index, changes)
