@@ -110,8 +110,7 @@ def explain_story(
     same, which makes unrelated texts look a little more alike than they are.
     """
     weigh = rarity or (lambda terms: np.ones(len(terms)))
-    vectors = Vectors.of([a, b], weigh)
-    cosine = float(vectors.cosines()[0, 1])
+    cosine = float(products(cosine_table([a, b], weigh))[0, 1])
     time = time_cost(days_apart, config)
     gain = config.related_gain if related else 0.0
     score, threshold = cosine - time + gain, config.threshold + config.few_pairs
@@ -134,48 +133,39 @@ def time_cost(days_apart: float | None, config: StoryConfig) -> float:
     return min(config.most_time_cost, config.day_cost * beyond)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Vectors:
-    """Some articles' weighted terms in one flat array; `starts` has a last entry for the end."""
+def cosine_table(articles: Sequence[Features], rarity: Rarity) -> Floats:
+    """Return one row an article, so that the product of two rows is their cosine.
 
-    terms: NDArray[np.uint32]
-    values: Floats
-    starts: NDArray[np.int64]
+    Terms are weighted by rarity and every article has length one; columns are the terms that at
+    least two of the articles have: the others make up length and no product.
+    """
+    sizes = np.array([len(article.terms) for article in articles])
+    terms = np.concatenate([article.terms for article in articles])
+    values = np.concatenate([article.weights for article in articles]) * rarity(terms)
+    owners = np.repeat(np.arange(len(articles)), sizes)
+    lengths = np.sqrt(np.bincount(owners, values * values, minlength=len(articles)))
+    lengths[lengths == 0] = 1.0
+    order = terms.argsort()
+    terms = terms[order]
+    again = terms[1:] == terms[:-1]
+    shared = np.zeros(len(terms), np.bool_)
+    shared[1:] = again
+    shared[:-1] |= again
+    column = np.ones(len(terms), np.int64)
+    column[1:] = ~again
+    column = column[shared].cumsum() - 1
+    kept = order[shared]
+    rows = owners[kept]
+    table = np.zeros((len(articles), int(column[-1]) + 1 if len(column) else 0))
+    table[rows, column] = values[kept] / lengths[rows]
+    return table
 
-    @classmethod
-    def of(cls, articles: Sequence[Features], rarity: Rarity) -> "Vectors":
-        """Weigh terms by rarity and scale every article to length one."""
-        starts = np.cumsum([0, *(len(article.terms) for article in articles)])
-        terms = np.concatenate([article.terms for article in articles])
-        values = np.concatenate([article.weights for article in articles]) * rarity(terms)
-        owners = np.repeat(np.arange(len(articles)), np.diff(starts))
-        squares = np.bincount(owners, values * values, minlength=len(articles))
-        lengths = np.sqrt(squares)
-        lengths[lengths == 0] = 1.0
-        return cls(terms, values / lengths[owners], starts)
 
-    def cosines(self) -> Floats:
-        """Return the matrix of similarities, shape (articles, articles)."""
-        count = len(self.starts) - 1
-        owners = np.repeat(np.arange(count), np.diff(self.starts))
-        distinct, columns = np.unique(self.terms, return_inverse=True)
-        table = np.zeros((count, len(distinct)))
-        table[owners, columns] = self.values
-        return table @ table.T
-
-    def cosines_with_last(self) -> Floats:
-        """Return the similarity of every article but the last with the last."""
-        last = int(self.starts[-2])
-        order = np.argsort(self.terms[last:])
-        wanted, values = self.terms[last:][order], self.values[last:][order]
-        if not len(wanted):
-            return np.zeros(len(self.starts) - 2, np.float64)
-        at = np.searchsorted(wanted, self.terms[:last])
-        at[at == len(wanted)] = 0
-        products = np.where(wanted[at] == self.terms[:last], values[at], 0.0) * self.values[:last]
-        owners = np.repeat(np.arange(len(self.starts) - 2), np.diff(self.starts[:-1]))
-        sums = np.bincount(owners, products, minlength=len(self.starts) - 2)
-        return sums.astype(np.float64, copy=False)
+def products(table: Floats) -> Floats:
+    """Return the products of all pairs of rows."""
+    # Not `@`: a threaded product of so small a matrix costs more than it saves.
+    made: Floats = np.einsum("ik,jk->ij", table, table)
+    return made
 
 
 def adjusted_for_density(similarities: Floats, config: StoryConfig) -> Floats:
@@ -185,7 +175,7 @@ def adjusted_for_density(similarities: Floats, config: StoryConfig) -> Floats:
     others = similarities.copy()
     np.fill_diagonal(others, -1.0)
     others.partition(count - best, axis=1)
-    nearest = others[:, count - best :].mean(axis=1)
+    nearest = np.add.reduce(others[:, count - best :], axis=1) / best
     excess = np.maximum(nearest - config.dense_from, 0.0)
     if not excess.any():
         return similarities
@@ -194,48 +184,40 @@ def adjusted_for_density(similarities: Floats, config: StoryConfig) -> Floats:
 
 
 def grouped(similarities: Floats, blocks: list[list[int]], config: StoryConfig) -> list[list[int]]:
-    """Group articles by average linkage; each block starts as one group and stays together."""
-    sizes = [float(len(block)) for block in blocks]
-    groups: list[list[int] | None] = [list(block) for block in blocks]
-    if any(len(block) > 1 for block in blocks):
-        member = np.zeros((len(blocks), len(similarities)))
-        for at, block in enumerate(blocks):
-            member[at, block] = 1.0 / len(block)
-        similarities = member @ similarities @ member.T
-    else:
-        order = [block[0] for block in blocks]
-        similarities = similarities[np.ix_(order, order)]
-    links = similarities.tolist()
-    threshold, few = config.threshold, config.few_pairs
-    alive = list(range(len(blocks)))
-    while len(alive) > 1:
-        best, pair = 0.0, None
-        for at, i in enumerate(alive):
-            row, size = links[i], sizes[i]
-            for j in alive[at + 1 :]:
-                spare = row[j] - few / (size * sizes[j]) ** 0.5
-                if spare >= threshold and (pair is None or spare > best):
-                    best, pair = spare, (i, j)
-        if pair is None:
-            break
-        _join(links, sizes, groups, alive, pair)
-    return [group for group in groups if group]
+    """Group articles by average linkage; each block starts as one group and stays together.
+
+    Of equal pairs the one with the lowest numbers is joined first.
+    """
+    means = _block_means(similarities, blocks)
+    sizes = np.array([len(block) for block in blocks], np.float64)
+    groups = [list(block) for block in blocks]
+    spare = means - config.few_pairs / np.sqrt(np.outer(sizes, sizes))
+    np.fill_diagonal(spare, -np.inf)
+    while True:
+        best = int(spare.argmax())
+        i, j = divmod(best, len(groups))
+        if spare[i, j] < config.threshold:
+            return [group for group in groups if group]
+        # The matrix is symmetric: i < j.
+        whole = sizes[i] + sizes[j]
+        row = (means[i] * sizes[i] + means[j] * sizes[j]) / whole
+        means[i], means[:, i], sizes[i] = row, row, whole
+        row = row - config.few_pairs / np.sqrt(whole * sizes)
+        row[np.isneginf(spare[i])] = -np.inf
+        row[j] = -np.inf
+        spare[i], spare[:, i] = row, row
+        spare[j], spare[:, j] = -np.inf, -np.inf
+        groups[i] += groups[j]
+        groups[j] = []
 
 
-def _join(
-    links: list[list[float]],
-    sizes: list[float],
-    groups: list[list[int] | None],
-    alive: list[int],
-    pair: tuple[int, int],
-) -> None:
-    """Unite the second group of a pair with the first."""
-    i, j = pair
-    whole = sizes[i] + sizes[j]
-    for k in alive:
-        mean = (links[i][k] * sizes[i] + links[j][k] * sizes[j]) / whole
-        links[i][k] = links[k][i] = mean
-    sizes[i] = whole
-    groups[i] = (groups[i] or []) + (groups[j] or [])
-    groups[j] = None
-    alive.remove(j)
+def _block_means(similarities: Floats, blocks: list[list[int]]) -> Floats:
+    order = [at for block in blocks for at in block]
+    means: Floats = similarities[np.ix_(order, order)]
+    if len(order) == len(blocks):
+        return means
+    sizes = np.array([len(block) for block in blocks])
+    starts = np.cumsum(sizes) - sizes
+    means = np.add.reduceat(np.add.reduceat(means, starts, axis=0), starts, axis=1)
+    means /= np.outer(sizes, sizes)
+    return means

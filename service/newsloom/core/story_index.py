@@ -10,13 +10,14 @@ stored stories: an index restored from `StoryState`s behaves as the one that pro
 rare a term is, is counted in the window.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -27,20 +28,20 @@ from newsloom.core.stories import (
     DEFAULT_STORY_CONFIG,
     Floats,
     StoryConfig,
-    Vectors,
     adjusted_for_density,
+    cosine_table,
     grouped,
+    products,
 )
 from newsloom.core.text_features import Features
 
 _PLACES: Final = 64
-_RARITY_OFFSET: Final = 1.5
+_LOGS: Final = np.log(np.arange(1 << 18) + 1.5)
 _BATCH: Final = 512
 _PAIR_BITS: Final = 32
-_NO_TIME: Final = np.iinfo(np.int64).min
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_DAY_US: Final = 86_400_000_000
+_DAY: Final = timedelta(days=1)
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 _FOLD: Final = np.uint64(29)
 
@@ -115,7 +116,7 @@ class StoryIndex:
         self._postings = Postings(_PLACES, config.bucket_bits, self._window.capacity)
         self._frequency = np.zeros(1 << config.bucket_bits, np.int32)
         self._seen_us = np.zeros(self._window.capacity, np.int64)
-        self._published_us = np.zeros(self._window.capacity, np.int64)
+        self._published_days = np.zeros(self._window.capacity, np.float64)
         self._articles: list[StoryInput | None] = [None] * self._window.capacity
         self._story_at: list[UUID | None] = [None] * self._window.capacity
         self._positions: dict[UUID, int] = {}
@@ -134,14 +135,14 @@ class StoryIndex:
     def nbytes(self) -> int:
         """Bytes of the arrays and stored terms, without Python's objects around them."""
         terms = sum(5 * len(article.features.terms) for article in self._articles if article)
-        arrays = self._frequency.nbytes + self._seen_us.nbytes + self._published_us.nbytes
+        arrays = self._frequency.nbytes + self._seen_us.nbytes + self._published_days.nbytes
         return self._postings.nbytes + arrays + terms
 
     def rarity(self, terms: NDArray[Any]) -> Floats:
         """Return the idf weight of terms: log of articles in the window by those that have it."""
         counts = self._frequency[self._buckets(terms)]
         whole = len(self._positions) + self._config.assumed_articles
-        weights: Floats = np.log(whole / (counts + _RARITY_OFFSET))
+        weights: Floats = math.log(whole) - _LOGS[np.minimum(counts, len(_LOGS) - 1)]
         return np.maximum(weights, 0.0)
 
     def observe(self, article: StoryInput) -> list[StoryChange]:
@@ -217,9 +218,9 @@ class StoryIndex:
         candidates = self._with_related(article, position, found)
         if not candidates:
             return changes
-        pool = self._pool(position, candidates)
-        if len(pool) > 1:
-            changes += self._regroup(pool, article)
+        near = self._nearest(candidates, position)
+        if near:
+            changes += self._regroup(self._pool(near, position), article)
         return changes
 
     def _with_related(
@@ -229,48 +230,45 @@ class StoryIndex:
         also = [self._positions[other] for other in related if other in self._positions]
         return sorted({*found.tolist(), *also} - {position})
 
-    def _pool(self, position: int, candidates: list[int]) -> list[int]:
+    def _nearest(self, candidates: list[int], position: int) -> list["_Near"]:
+        """Return the stories (or single articles) that the article may belong to, nearest first."""
+        config = self._config
+        table = cosine_table([self._at(at).features for at in (*candidates, position)], self.rarity)
+        similarities = np.einsum("ik,k->i", table[:-1], table[-1])
+        similarities += self._evidence(candidates, [position])[:, 0]
+        best: dict[UUID | int, float] = {}
+        for candidate, similarity in zip(candidates, similarities.tolist(), strict=True):
+            key = self._story_at[candidate] or candidate
+            if similarity > best.get(key, config.threshold):
+                best[key] = similarity
+        near = []
+        for key, similarity in best.items():
+            members = [key] if isinstance(key, int) else self._stories[key]
+            # No mean over the group can be higher than its highest similarity.
+            if similarity >= config.threshold + config.few_pairs / math.sqrt(len(members)):
+                near.append(_Near(-similarity, -members[-1], members))
+        return sorted(near)
+
+    def _pool(self, near: list["_Near"], position: int) -> list[int]:
         """Return the positions of the nearest stories' articles and this one, oldest first."""
         config = self._config
-        similarities = self._similarities_with_last([*candidates, position])
-        nearest: dict[object, float] = {}
-        for candidate, similarity in zip(candidates, similarities.tolist(), strict=True):
-            story: object = self._story_at[candidate] or candidate
-            if similarity >= config.threshold / 2 and similarity > nearest.get(story, 0.0):
-                nearest[story] = similarity
-        ranked = sorted(nearest, key=lambda story: (-nearest[story], self._newest(story)))
         pool = [position]
-        for story in ranked[: config.pool_stories]:
-            members = self._sample(story)
+        for story in near[: config.pool_stories]:
+            members = story.members[-config.story_sample :]
             if len(pool) == 1 or len(pool) + len(members) <= config.pool_articles:
                 pool += members
         return sorted(pool)
-
-    def _newest(self, story: object) -> int:
-        return -story if isinstance(story, int) else -self._stories[story][-1]  # type: ignore[index]
-
-    def _sample(self, story: object) -> list[int]:
-        if isinstance(story, int):
-            return [story]
-        return self._stories[story][-self._config.story_sample :]  # type: ignore[index]
-
-    def _similarities_with_last(self, positions: list[int]) -> Floats:
-        """Return how similar each article is to the last of them, other evidence included."""
-        vectors = Vectors.of([self._at(at).features for at in positions], self.rarity)
-        similarities = vectors.cosines_with_last()
-        return similarities + self._evidence(positions[:-1], positions[-1:])[:, 0]
 
     def _evidence(self, rows: list[int], columns: list[int]) -> Floats:
         """Return what times and related edges add to the similarity of each pair."""
         evidence = np.zeros((len(rows), len(columns)))
         config = self._config
-        if config.day_cost:
-            across, down = self._published_us[rows], self._published_us[columns]
-            known = (across != _NO_TIME)[:, None] & (down != _NO_TIME)[None, :]
-            if known.any():
-                days = np.abs(across[:, None] - down[None, :]) / _DAY_US - config.free_days
-                cost = np.clip(days * config.day_cost, 0.0, config.most_time_cost)
-                evidence -= np.where(known, cost, 0.0)
+        across, down = self._published_days[rows], self._published_days[columns]
+        apart = np.abs(across[:, None] - down[None, :]) - config.free_days
+        # Not a number where a time is unknown; such a pair is not "above".
+        if np.fmax.reduce(apart, axis=None) > 0:
+            cost = np.minimum(apart * config.day_cost, config.most_time_cost)
+            evidence -= np.where(apart > 0, cost, 0.0)
         if self._named_by:
             self._add_related(evidence, rows, columns)
         return evidence
@@ -286,8 +284,8 @@ class StoryIndex:
     def _regroup(self, pool: list[int], article: StoryInput) -> list[StoryChange]:
         """Group the pool anew and turn the difference into changes."""
         config = self._config
-        vectors = Vectors.of([self._at(at).features for at in pool], self.rarity)
-        similarities = vectors.cosines() + self._evidence(pool, pool)
+        table = cosine_table([self._at(at).features for at in pool], self.rarity)
+        similarities = products(table) + self._evidence(pool, pool)
         np.fill_diagonal(similarities, 0.0)
         adjusted = adjusted_for_density(similarities, config)
         parts = grouped(adjusted, self._blocks(pool), config)
@@ -428,8 +426,8 @@ class StoryIndex:
             last[article.article_id] = position
             self._seen_us[position] = (article.seen_at - _EPOCH) // _MICROSECOND
             published = article.published_at
-            self._published_us[position] = (
-                _NO_TIME if published is None else (published - _EPOCH) // _MICROSECOND
+            self._published_days[position] = (
+                math.nan if published is None else (published - _EPOCH) / _DAY
             )
         return first
 
@@ -510,7 +508,7 @@ class StoryIndex:
         shift, capacity = self._window.make_room(count)
         self._postings.renumber(shift, high, capacity)
         self._seen_us = moved(self._seen_us, low, high, capacity)
-        self._published_us = moved(self._published_us, low, high, capacity)
+        self._published_days = moved(self._published_days, low, high, capacity)
         spare = [None] * (capacity - (high - low))
         self._articles = [*self._articles[low:high], *spare]
         self._story_at = [*self._story_at[low:high], *spare]
@@ -520,6 +518,14 @@ class StoryIndex:
 
 
 _NONE: Final = np.zeros(0, np.int64)
+
+
+class _Near(NamedTuple):
+    """A story, or an article alone, near a new article; ordered nearest first, then newest."""
+
+    distance: float
+    newest: int
+    members: list[int]
 
 
 def _rarity_by_matches(cap: int) -> NDArray[np.int64]:
