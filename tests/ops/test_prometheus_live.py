@@ -43,6 +43,18 @@ MOVING = {
 }
 """Panels whose curves cannot be flat while waves of records arrive."""
 
+POSITIVE = {
+    "newsloom_database_pool_max_connections",
+    "newsloom_partitions_owned",
+    "newsloom_last_commit_timestamp_seconds",
+    "newsloom_dependency_usable",
+    "newsloom_mentions_total",
+    "newsloom_unknown_fields_total",
+    "newsloom_dropped_values_total",
+    "newsloom_event_loop_lag_seconds_count",
+}
+"""Series that are above zero in a process that works: each is set by another part of it."""
+
 FILLED_BY_LINK = {"Stories that grow", "Newest copies"}
 """Tables that stay empty where only ingest has run."""
 
@@ -58,9 +70,10 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, admin_port: int) -> AsyncIterator[str]:
+async def prometheus(
+    folder: Path, admin_port: int, *, rules: str = RULES.read_text()
+) -> AsyncIterator[str]:
     """A Prometheus with our rules that scrapes one process every second."""
-    rules = RULES.read_text()
     (folder / "rules.yml").write_text(rules)
     (folder / "prometheus.yml").write_text(
         "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
@@ -145,6 +158,13 @@ def panel_problems(base: str, since: float, until: float) -> Iterator[str]:
             yield f"{query}: constant under load"
 
 
+def unset_series(base: str) -> Iterator[str]:
+    for name in sorted(POSITIVE):
+        answer = ask(base, "/api/v1/query", query=f"sum({name}) > 0")
+        if not answer["data"]["result"]:
+            yield f"{name} is not above zero"
+
+
 async def table_problems(dsn: str) -> list[str]:
     connection = await asyncpg.connect(dsn)
     try:
@@ -174,6 +194,7 @@ async def test_every_panel_shows_something_while_a_service_works(
                 await load(line)
                 now = float(ask(base, "/api/v1/query", query="time()")["data"]["result"][1])
                 problems = list(panel_problems(base, now - WATCHED_SECONDS, now))
+                problems += unset_series(base)
                 problems += await table_problems(database)
                 firing = ask(base, "/api/v1/query", query='ALERTS{alertstate="firing"}')
                 page = ask(service, "/metrics")
