@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -14,6 +14,8 @@ from newsloom.adapters.postgres import PostgresStore, open_store
 from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
 from newsloom.app.process import Process, open_process, owner_id, patiently, stop_on_signals
 from newsloom.backoff import wait_or_stop
+from newsloom.core.copies import DEFAULT_COPY_CONFIG
+from newsloom.core.stories import DEFAULT_STORY_CONFIG
 from newsloom.decoding import decode_deliveries
 from newsloom.errors import Unavailable
 from newsloom.failpoints import Checkpoint, checkpoint_from_env
@@ -21,7 +23,17 @@ from newsloom.ingest import Ingest
 from newsloom.linker import Linker
 from newsloom.metrics import watch_loop_lag
 from newsloom.partition_owner import PartitionOwner
+from newsloom.ports import LinkerRunning
+from newsloom.relinking import RelinkReport, relink
 from newsloom.settings import Settings, SettingsError
+
+_RELINK_SECONDS = 6 * 3600.0
+_RELINK_LIMITS = (
+    "command_timeout_seconds",
+    "statement_timeout_seconds",
+    "transaction_timeout_seconds",
+    "idle_in_transaction_timeout_seconds",
+)
 
 
 class Role(StrEnum):
@@ -113,7 +125,17 @@ async def _ingest(process: Process, checkpoint: Checkpoint | None, running: _Run
             process, "kafka", lambda: open_source(settings.kafka, settings.ingest, topics, ingest)
         ) as source:
             running.ingest = ingest
-            await ingest.run(source, process.stop)
+            reporting = asyncio.create_task(_report_pool(store, process), name="pool")
+            try:
+                await ingest.run(source, process.stop)
+            finally:
+                reporting.cancel()
+
+
+async def _report_pool(store: PostgresStore, process: Process) -> None:
+    while not await wait_or_stop(1.0, process.stop):
+        pool = store.pool_state()
+        process.metrics.set_pool(in_use=pool.in_use, idle=pool.idle, limit=pool.limit)
 
 
 async def _link(
@@ -158,6 +180,39 @@ async def _open_current_link_store(
     async with open_link_store(process.settings.postgres, checkpoint) as store:
         await _require_current_schema(process.settings)
         yield store
+
+
+async def relink_stored(
+    settings: Settings,
+    *,
+    window: timedelta,
+    thresholds: Mapping[str, float],
+    dry_run: bool,
+    on_progress: Callable[[int], None],
+) -> RelinkReport:
+    """Recompute the copies and stories of everything stored; see `newsloom.relinking`.
+
+    `thresholds`: any of jaccard, containment (of copies), threshold (of stories).
+    """
+    copies = {name: thresholds[name] for name in ("jaccard", "containment") if name in thresholds}
+    stories = {name: thresholds[name] for name in ("threshold",) if name in thresholds}
+    # One statement reads everything, one transaction writes everything.
+    patient = settings.postgres.model_copy(update=dict.fromkeys(_RELINK_LIMITS, _RELINK_SECONDS))
+    async with open_link_store(patient) as store:
+        await _require_current_schema(settings)
+        try:
+            return await relink(
+                store,
+                owner_id=owner_id(),
+                window=window,
+                copies=replace(DEFAULT_COPY_CONFIG, **copies),
+                stories=replace(DEFAULT_STORY_CONFIG, **stories),
+                dry_run=dry_run,
+                on_progress=on_progress,
+            )
+        except LinkerRunning:
+            message = "A linker is running: stop `newsloom link` or `newsloom run` first."
+            raise SettingsError(message) from None
 
 
 async def _require_current_schema(settings: Settings) -> None:
