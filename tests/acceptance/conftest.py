@@ -1,5 +1,6 @@
 """A line of its own for each acceptance test: a Kafka topic and a migrated database."""
 
+import os
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -8,6 +9,13 @@ import pytest
 from tests.support.blackbox import Line
 from tests.support.kafka import MakeTopic
 from tests.support.postgres import create_database, drop_database, dsn_of
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say on which data the acceptance tests ran: a made-up stream is not the real one."""
+    folder = os.environ.get("NEWSLOOM_TEST_DATA")
+    told = folder or "made-up equivalents (NEWSLOOM_TEST_DATA is unset)"
+    terminalreporter.write_line(f"acceptance data: {told}")
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = os.environ.get("NEWSLOOM_TEST_DATA")
     if data:
         return Path(data) / "records"
-    print(f"NEWSLOOM_TEST_DATA is unset: made-up records instead, seed {SEED}")  # noqa: T201
     made = tmp_path_factory.mktemp("records")
     (made / "full.md").write_text(front_matter(full_record()), encoding="utf-8")
     news = [m.record for m in Stream(SEED, deliveries=400, rejected=0) if m.kind == "new"]

@@ -1,7 +1,7 @@
 """An update stream through the whole line: every number is the independent judge's.
 
-With NEWSLOOM_TEST_DATA set it is the real stream; without, one from the generator, which the output
-says (run pytest with -rA or look at the captured output).
+With NEWSLOOM_TEST_DATA set it is the real stream; without, one from the generator. The last lines
+of the output say which.
 """
 
 import gzip
@@ -33,7 +33,6 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if folder:
         return Path(folder) / "updates.ndjson.gz"
     path = tmp_path_factory.mktemp("data") / "updates.ndjson.gz"
-    print(f"NEWSLOOM_TEST_DATA is unset: a made-up stream instead, seed {SEED}")  # noqa: T201
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(message.line() + "\n" for message in Stream(SEED, deliveries=3000))
     return path
