@@ -1,9 +1,10 @@
 """What the flows ask of the outside world. Adapters give it; contract tests hold them to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
+from uuid import UUID
 
 from newsloom.core.batch import BatchReport, Item
 from newsloom.core.event import Event
@@ -240,3 +241,23 @@ class LinkStore(Protocol):
 
     async def write(self, lease: LinkLease, to: ChangePosition, results: LinkResults) -> None:
         """Store results and position in one transaction. Raises `Fenced`."""
+
+
+class RelinkStore(LinkStore, Protocol):
+    """A link store that can also be read as a whole."""
+
+    def lead_or_refuse(self) -> AbstractAsyncContextManager[None]:
+        """Be the only linker, or raise `LinkerRunning` at once."""
+
+    async def horizon(self) -> ChangePosition:
+        """Return the last position that a read could return now."""
+
+    def articles(self, page: int) -> AsyncIterator[Sequence[LinkChange]]:
+        """Yield all articles in the order of (first_seen_at, article_id), as if never linked."""
+
+    async def links(self) -> tuple[Mapping[UUID, UUID], Mapping[UUID, UUID]]:
+        """Return what is stored: article -> copy_of, and article -> story."""
+
+
+class LinkerRunning(Exception):  # noqa: N818 - a state of the world
+    """Another process holds the linker's lock."""

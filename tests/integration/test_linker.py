@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import uuid4
@@ -16,13 +17,16 @@ from newsloom import linker as linker_module
 from newsloom.adapters.postgres import open_store
 from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
 from newsloom.core.batch import Observation
+from newsloom.core.copies import DEFAULT_COPY_CONFIG
 from newsloom.core.linking import LinkChange, LinkIndex, LinkResults
 from newsloom.core.mapping import article_from_record
 from newsloom.core.record import record_from_mapping
+from newsloom.core.stories import DEFAULT_STORY_CONFIG
 from newsloom.health import Health
 from newsloom.linker import Linker
 from newsloom.metrics import Metrics
-from newsloom.ports import Batch, Fenced, TopicPartition
+from newsloom.ports import Batch, Fenced, LinkerRunning, TopicPartition
+from newsloom.relinking import RelinkReport, relink
 from newsloom.settings import PostgresSettings
 from tests.support.postgres import create_database, drop_database, dsn_of
 from tests.support.services import run_apart
@@ -205,3 +209,41 @@ async def test_only_one_linker_leads(database: str) -> None:
         ["one in", "one out", "two in", "two out"],
         ["two in", "two out", "one in", "one out"],
     )
+
+
+async def relinked(dsn: str, *, dry_run: bool, jaccard: float) -> RelinkReport:
+    async with open_link_store(settings_of(dsn)) as store:
+        return await relink(
+            store,
+            owner_id="relink",
+            window=WINDOW,
+            copies=replace(DEFAULT_COPY_CONFIG, jaccard=jaccard, containment=0.95),
+            stories=DEFAULT_STORY_CONFIG,
+            dry_run=dry_run,
+            on_progress=lambda _: None,
+        )
+
+
+async def test_relinking_shows_what_another_threshold_would_change_and_then_changes_it(
+    database: str,
+) -> None:
+    await store_all(database, observations(4, 60))
+    async with running_linker(database) as linker:
+        await caught_up(linker)
+    before = await answers(database)
+    report = await relinked(database, dry_run=True, jaccard=0.99)
+    assert report.difference.copies_lost == len(before[0])
+    assert await answers(database) == before
+    await relinked(database, dry_run=False, jaccard=0.99)
+    assert (await answers(database))[0] == []
+    again = await relinked(database, dry_run=False, jaccard=0.99)
+    assert again.difference.results.copies == {}
+    async with running_linker(database) as linker:  # takes up where relinking stood
+        await caught_up(linker)
+        assert linker.linked == 0
+
+
+async def test_relinking_refuses_to_run_beside_a_linker(database: str) -> None:
+    async with open_link_store(settings_of(database)) as store, store.lead():
+        with pytest.raises(LinkerRunning):
+            await relinked(database, dry_run=False, jaccard=0.3)

@@ -1,27 +1,24 @@
 """The linker's decisions: the order of the change log alone counts, not how it is read."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import TypeVar
 from uuid import UUID
 
 import pytest
 
-from newsloom.core.copy_groups import CopyLinked, RootKey
+from newsloom.core.copy_groups import RootKey
+from newsloom.core.link_tables import LinkTables, difference
 from newsloom.core.linking import (
     LinkableArticle,
     LinkChange,
     LinkIndex,
-    LinkResults,
     LinkState,
-    LinkWindow,
     Membership,
     root_key,
 )
 
-T = TypeVar("T")
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WINDOW = timedelta(hours=6)
 WORDS = [f"{a}{b}" for a in "bcdfghklmnprstvw" for b in ("arol", "entis", "igam", "ofur", "ulek")]
@@ -74,36 +71,8 @@ def stream(seed: int, length: int) -> list[LinkChange]:
     return changes
 
 
-@dataclass
-class Shelf:
-    """What a store keeps: carries out `LinkResults` as its docstring says, on plain dicts."""
-
-    window: LinkWindow = field(default_factory=LinkWindow)
-    copies: dict[UUID, CopyLinked] = field(default_factory=dict)
-    members: dict[UUID, Membership] = field(default_factory=dict)
-    states: dict[UUID, LinkState] = field(default_factory=dict)
-
-    def write(self, results: LinkResults) -> None:
-        self.window = results.window
-        for old, new in results.root_moves:
-            self._move_root(old, new)
-        _put(self.copies, results.copies)
-        for gone, other in results.story_merges:
-            for article_id, held in self.members.items():
-                if held.story_id == gone:
-                    self.members[article_id] = Membership(other, held.score)
-        _put(self.members, results.memberships)
-        for article_id in results.removed:
-            self.states.pop(article_id, None)
-        self.states |= results.states
-        for article_id, edges in results.pairs.items():
-            self.states[article_id] = replace(self.states[article_id], edges=edges)
-
-    def _move_root(self, old: UUID, new: UUID) -> None:
-        moved = {a: replace(k, copy_of=new) for a, k in self.copies.items() if k.copy_of == old}
-        self.copies |= moved
-        if new in self.copies and self.copies[new].copy_of == new:
-            del self.copies[new]
+class Shelf(LinkTables):
+    """The tables of links, and how a linker starts on them."""
 
     def restored(self) -> LinkIndex:
         """A new index, as a linker that starts on this store builds it."""
@@ -135,14 +104,6 @@ class Shelf:
 
 def _story(held: Membership | None) -> UUID | None:
     return held.story_id if held else None
-
-
-def _put(rows: dict[UUID, T], changes: Mapping[UUID, T | None]) -> None:
-    for key, value in changes.items():
-        if value is None:
-            rows.pop(key, None)
-        else:
-            rows[key] = value
 
 
 def linked(changes: Sequence[LinkChange], cuts: Sequence[int], *, restart: bool) -> Shelf:
@@ -229,3 +190,17 @@ def test_articles_leave_the_window_and_keep_their_links() -> None:
         UUID(int=3): UUID(int=1),
     }
     assert len(index) == 2
+
+
+def test_relinking_what_was_linked_changes_nothing_and_keeps_story_ids() -> None:
+    changes = [c for c in stream(7, 120) if c.article is not None and c.version == 1]
+    shelf = linked(changes, [], restart=False)
+    copies = {a: link.copy_of for a, link in shelf.copies.items()}
+    stories = {a: held.story_id for a, held in shelf.members.items()}
+    renamed = {story: UUID(int=n + 1) for n, story in enumerate(sorted(set(stories.values())))}
+    found = difference(shelf, copies, {a: renamed[story] for a, story in stories.items()})
+    assert found.results.copies == {}
+    assert found.results.memberships == {}
+    stricter = difference(shelf, {}, {})
+    assert stricter.copies_gained == len(copies)
+    assert stricter.joined == len(stories)

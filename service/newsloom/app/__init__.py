@@ -4,12 +4,13 @@
 """
 
 from newsloom.app.process import owner_id, run, stop_on_signals, with_addresses
-from newsloom.app.roles import Role, RunSummary, run_roles
+from newsloom.app.roles import Role, RunSummary, relink_stored, run_roles
 
 __all__ = [
     "Role",
     "RunSummary",
     "owner_id",
+    "relink_stored",
     "run",
     "run_roles",
     "stop_on_signals",

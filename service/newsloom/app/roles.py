@@ -194,8 +194,7 @@ async def relink_stored(
 
     `thresholds`: any of jaccard, containment (of copies), threshold (of stories).
     """
-    copies = {name: thresholds[name] for name in ("jaccard", "containment") if name in thresholds}
-    stories = {name: thresholds[name] for name in ("threshold",) if name in thresholds}
+    copies, stories = DEFAULT_COPY_CONFIG, DEFAULT_STORY_CONFIG
     # One statement reads everything, one transaction writes everything.
     patient = settings.postgres.model_copy(update=dict.fromkeys(_RELINK_LIMITS, _RELINK_SECONDS))
     async with open_link_store(patient) as store:
@@ -205,8 +204,12 @@ async def relink_stored(
                 store,
                 owner_id=owner_id(),
                 window=window,
-                copies=replace(DEFAULT_COPY_CONFIG, **copies),
-                stories=replace(DEFAULT_STORY_CONFIG, **stories),
+                copies=replace(
+                    copies,
+                    jaccard=thresholds.get("jaccard", copies.jaccard),
+                    containment=thresholds.get("containment", copies.containment),
+                ),
+                stories=replace(stories, threshold=thresholds.get("threshold", stories.threshold)),
                 dry_run=dry_run,
                 on_progress=on_progress,
             )

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from newsloom.core.copies import COPY_VERSION
+from newsloom.core.copies import COPY_VERSION, DEFAULT_COPY_CONFIG, CopyConfig
 from newsloom.core.copy_groups import CopyEdge, CopyLinked, CopyUnlinked, RootKey, RootMoved
 from newsloom.core.copy_index import CopyIndex, CopyInput, CopyState
 from newsloom.core.folding import fold as fold_text
 from newsloom.core.signatures import Signature, signature
-from newsloom.core.stories import STORY_VERSION
+from newsloom.core.stories import DEFAULT_STORY_CONFIG, STORY_VERSION, StoryConfig
 from newsloom.core.story_index import (
     StoryChange,
     StoryChangeKind,
@@ -136,11 +136,16 @@ class LinkIndex:
     and leaves when the window next moves.
     """
 
-    def __init__(self, window: timedelta = DEFAULT_WINDOW) -> None:
+    def __init__(
+        self,
+        window: timedelta = DEFAULT_WINDOW,
+        copies: CopyConfig = DEFAULT_COPY_CONFIG,
+        stories: StoryConfig = DEFAULT_STORY_CONFIG,
+    ) -> None:
         """Start with an empty window of this length."""
         self._length = window
-        self._copies = CopyIndex()
-        self._stories = StoryIndex()
+        self._copies = CopyIndex(copies)
+        self._stories = StoryIndex(stories)
         self._window = LinkWindow()
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ come in any order; its version tells which of them are news.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -16,11 +16,13 @@ import asyncpg
 from newsloom.adapters.postgres.connection import Connections
 from newsloom.adapters.postgres.linking_sql import (
     ADVANCE,
+    ARTICLES,
     COUNT_STORIES,
     DELETE_COPIES,
     DELETE_MEMBERS,
     DELETE_STATES,
     FREE_ROOT,
+    HORIZON,
     INSERT_CHANGES,
     INSERT_COPIES,
     INSERT_MEMBERS,
@@ -40,6 +42,7 @@ from newsloom.adapters.postgres.store import Checkpoint
 from newsloom.core.copy_groups import CopyEdge
 from newsloom.core.linking import (
     ALGORITHM_VERSION,
+    START,
     ChangePosition,
     LinkableArticle,
     LinkChange,
@@ -52,7 +55,7 @@ from newsloom.core.signatures import Signature
 from newsloom.core.story_index import StoryChangeKind
 from newsloom.core.text_features import Features
 from newsloom.errors import Unavailable
-from newsloom.ports import Fenced, LinkLease, LinkRead
+from newsloom.ports import Fenced, LinkerRunning, LinkLease, LinkRead
 from newsloom.settings import PostgresSettings
 
 _LOCK: Final = 0x6E65_776C_696E_6B  # "newlink": one linker a database
@@ -87,6 +90,17 @@ class PostgresLinkStore:
             finally:
                 connection.terminate()
 
+    @asynccontextmanager
+    async def lead_or_refuse(self) -> AsyncIterator[None]:
+        """Hold the lock at once or not at all."""
+        async with self._connections.use() as connection:
+            if not await connection.fetchval(_TRY_LOCK, _LOCK):
+                raise LinkerRunning
+            try:
+                yield
+            finally:
+                connection.terminate()
+
     async def take_over(self, owner_id: str) -> LinkLease:
         """Raise the epoch of the cursor; make the cursor if there is none yet."""
         async with self._connections.use() as connection:
@@ -116,6 +130,31 @@ class PostgresLinkStore:
             len(rows),
             min(row["recorded_at"] for row in rows).timestamp(),
         )
+
+    async def horizon(self) -> ChangePosition:
+        """Return the last position below the horizon of running transactions."""
+        async with self._connections.use() as connection:
+            rows = await connection.fetch(HORIZON)
+        return ChangePosition(*rows[0]) if rows else START
+
+    async def articles(self, page: int) -> AsyncIterator[Sequence[LinkChange]]:
+        """Read page after page of one snapshot, in order."""
+        async with (
+            self._connections.use() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            cursor = await connection.cursor(ARTICLES)
+            while rows := await cursor.fetch(page):
+                yield [_change(row) for row in rows]
+
+    async def links(self) -> tuple[Mapping[UUID, UUID], Mapping[UUID, UUID]]:
+        """Read both tables."""
+        async with self._connections.use() as connection:
+            copies = await connection.fetch("SELECT article_id, copy_of FROM newsloom.copies")
+            members = await connection.fetch(
+                "SELECT article_id, story_id FROM newsloom.story_articles"
+            )
+        return dict(map(tuple, copies)), dict(map(tuple, members))
 
     async def write(self, lease: LinkLease, to: ChangePosition, results: LinkResults) -> None:
         """Store what a read led to, if the cursor is still where that read began, and ours."""

@@ -142,3 +142,18 @@ INSERT INTO newsloom.changes (story_id, version, kind, other_id, observed_at)
 SELECT u.story_id, s.version, u.kind, u.other_id, now()
 FROM unnest($1::uuid[], $2::text[], $3::uuid[]) AS u (story_id, kind, other_id)
 JOIN newsloom.stories AS s USING (story_id)"""
+
+HORIZON: Final = """
+SELECT xid::text::bigint AS xid, change_id FROM newsloom.changes
+WHERE xid < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY xid DESC, change_id DESC LIMIT 1"""
+
+ARTICLES: Final = """
+SELECT a.article_id, a.version, a.version AS current_version, NULL::uuid AS merged_into,
+    a.first_seen_at, t.title, t.excerpt, t.body, t.published_at, 0::bigint AS linked_version,
+    (SELECT array_agg(r.related_article_id ORDER BY r.related_article_id)
+     FROM newsloom.related_articles AS r WHERE r.article_id = a.article_id) AS related
+FROM newsloom.articles AS a
+JOIN newsloom.article_contents AS t USING (article_id)
+WHERE a.merged_into IS NULL AND a.erased_at IS NULL
+ORDER BY a.first_seen_at, a.article_id"""
