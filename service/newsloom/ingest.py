@@ -272,9 +272,9 @@ class Ingest:
             now = time.time()
             for state in list(self._partitions.values()):
                 records = self._lag(state)
-                oldest = state.queue[0].timestamp_ms if state.queue else state.last_timestamp_ms
-                waited = now - oldest / 1000 if records and oldest > 0 else 0.0
-                self._metrics.set_lag(*state.partition, records=records, seconds=waited)
+                self._metrics.set_lag(
+                    *state.partition, records=records, seconds=_waited(state, records, now)
+                )
 
     async def _mirror_offsets(self, source: EventSource, stop: asyncio.Event) -> None:
         mirrored: Mapping[TopicPartition, int] = {}
@@ -283,3 +283,13 @@ class Ingest:
             if positions != mirrored:
                 await source.mirror(positions)
                 mirrored = positions
+
+
+def _waited(state: Partition, records: int, now: float) -> float:
+    """Return how long the oldest delivery has waited, seconds: by its timestamp if it is known."""
+    if not records:
+        state.behind_since = None
+        return 0.0
+    state.behind_since = state.behind_since or now
+    oldest_ms = state.queue[0].timestamp_ms if state.queue else state.last_timestamp_ms
+    return now - (oldest_ms / 1000 if oldest_ms > 0 else state.behind_since)

@@ -50,6 +50,8 @@ class Partition:
     failed_polls: int = 0
     interruption: Exception | None = None
     last_timestamp_ms: int = 0
+    behind_since: float | None = None
+    """When records were first seen waiting (seconds since 1970): their age, if none was read."""
 
     def __post_init__(self) -> None:
         self.quiet.set()

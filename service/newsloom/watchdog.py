@@ -4,6 +4,7 @@ aiokafka has been seen to stop fetching for ever after broker restarts (issues 1
 no error to catch. A restart is always safe here, so a stuck process is worth less than a fresh one.
 """
 
+import faulthandler
 import os
 import sys
 import threading
@@ -36,5 +37,6 @@ def _watch(progress_age_seconds: Callable[[], float], limit_seconds: float) -> N
         last_age = age
         if ticks >= limit_seconds and age >= limit_seconds:
             sys.stderr.write(f"newsloom: no progress for {age:.0f} s, exiting to be restarted\n")
+            faulthandler.dump_traceback()  # frames only: shows where every thread hangs
             sys.stderr.flush()
             os._exit(EXIT_STUCK)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from newsloom.cli.support import Format, connected_settings, emit, format_option
+from newsloom.cli.support import Format, emit, format_option, load_settings, tell
 
 
 @click.group()
@@ -37,8 +37,9 @@ def apply(partitions: int, replication_factor: int | None, output: Format) -> in
     """
     from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
     from newsloom.adapters.kafka import topics as kafka_topics  # noqa: PLC0415
+    from newsloom.publishing import kafka_settings  # noqa: PLC0415
 
-    kafka = connected_settings().kafka
+    kafka = kafka_settings(load_settings(), tell)
     specs = kafka_topics.topic_specs(kafka.articles_topic, partitions)
     states = app.run(kafka_topics.apply_topics(kafka, specs, replication_factor=replication_factor))
     return _print(states, output)
@@ -51,8 +52,9 @@ def show(partitions: int, output: Format) -> int:
     """Show the Kafka topics and where they differ from what they should be (exit code 1)."""
     from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
     from newsloom.adapters.kafka import topics as kafka_topics  # noqa: PLC0415
+    from newsloom.publishing import kafka_settings  # noqa: PLC0415
 
-    kafka = connected_settings().kafka
+    kafka = kafka_settings(load_settings(), tell)
     specs = kafka_topics.topic_specs(kafka.articles_topic, partitions)
     return _print(app.run(kafka_topics.show_topics(kafka, specs)), output)
 
