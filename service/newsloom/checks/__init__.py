@@ -129,7 +129,7 @@ async def _kafka(settings: Settings) -> list[Finding]:
     try:
         facts = await inspect_kafka(kafka, topic_specs(kafka.articles_topic, 1), group)
     except Unavailable as error:
-        return [*findings, judging.kafka_away(error.code)]
+        return [*findings, judging.kafka_away(error.code, uses_sasl=kafka.uses_sasl)]
     return [*findings, *judging.kafka(facts, group, datetime.now(UTC))]
 
 

@@ -50,16 +50,14 @@ KAFKA_ADVICE = {
 }
 
 
-def kafka_away(code: str) -> Finding:
+def kafka_away(code: str, *, uses_sasl: bool = False) -> Finding:
     """Kafka could not be asked; `code` is the class of the error."""
-    return fail(
-        "kafka",
-        f"cannot be used ({code})",
-        KAFKA_ADVICE.get(
-            code, "check that NEWSLOOM_KAFKA_SECURITY_PROTOCOL is what the listener speaks"
-        ),
-        Fault.DEPENDENCY,
-    )
+    advice = "check that NEWSLOOM_KAFKA_SECURITY_PROTOCOL is what the listener speaks"
+    if uses_sasl:
+        # The client calls a refused password a failed connection, too.
+        advice += ", and that NEWSLOOM_KAFKA_SASL_USERNAME and _PASSWORD_FILE are right"
+    advice = KAFKA_ADVICE.get(code, advice)
+    return fail("kafka", f"cannot be used ({code})", advice, Fault.DEPENDENCY)
 
 
 def kafka(facts: KafkaFacts, group: str, now: datetime) -> Iterator[Finding]:

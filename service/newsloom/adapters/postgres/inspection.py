@@ -73,7 +73,6 @@ SELECT current_setting('server_version') AS version,
     (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
     pg_is_in_recovery() AS is_standby,
     pg_backend_pid() AS backend,
-    (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS tls_version,
     current_setting('max_connections')::integer
         - current_setting('superuser_reserved_connections')::integer
         - (SELECT count(*)::integer FROM pg_stat_activity WHERE backend_type = 'client backend')
@@ -160,7 +159,7 @@ async def _facts(connection: asyncpg.Connection) -> PostgresFacts:
         is_superuser=server["is_superuser"],
         is_standby=server["is_standby"],
         is_pooled=server["backend"] != backend,
-        tls_version=server["tls_version"],
+        tls_version=_tls_version(connection),
         clock_offset_seconds=server_time - (before + round_trip / 2),
         round_trip_seconds=round_trip,
         missing_rights=[row["missing"] for row in missing],
@@ -169,6 +168,13 @@ async def _facts(connection: asyncpg.Connection) -> PostgresFacts:
         oldest_transaction_seconds=server["oldest_transaction"],
         free_connections=server["free_connections"],
     )
+
+
+def _tls_version(connection: asyncpg.Connection) -> str | None:
+    """Tell what this link speaks; the server knows only the last hop, should there be a proxy."""
+    # asyncpg shows it in no other way.
+    tls = connection._transport.get_extra_info("ssl_object")  # type: ignore[attr-defined] # noqa: SLF001
+    return tls.version() if tls is not None else None
 
 
 async def _parked(connection: asyncpg.Connection) -> Sequence[ParkedPartition] | None:
