@@ -43,7 +43,7 @@ class StoryConfig:
     """
 
     threshold: float = 0.12
-    few_pairs: float = 0.1
+    few_pairs: float = 0.12
     density: float = 0.5
     dense_from: float = 0.3
     neighbours: int = 4
@@ -51,7 +51,7 @@ class StoryConfig:
     day_cost: float = 0.02
     most_time_cost: float = 0.2
     related_gain: float = 0.15
-    assumed_articles: int = 30
+    assumed_articles: int = 10
     bucket_bits: int = 22
     chain_cap: int = 16
     candidates: int = 24
