@@ -31,7 +31,7 @@ def telling(event: int, seed: int, words: int = 40) -> Features:
     """An article about an event: words of the event's own among words that all share."""
     rng = random.Random(f"{event}/{seed}")
     own = [f"event{event}word{number}" for number in range(12)]
-    text = [rng.choice(own) if rng.random() < 0.3 else rng.choice(COMMON) for _ in range(words)]
+    text = [rng.choice(own) if rng.random() < 0.5 else rng.choice(COMMON) for _ in range(words)]
     title = f"Minister{event} meets {rng.choice(own)} and {rng.choice(own)} again"
     return features(title, None, " ".join(text) + ".")
 
@@ -179,6 +179,8 @@ def test_a_story_is_founded_by_its_second_article_and_then_grows() -> None:
 
 def test_publication_time_separates_the_same_kind_of_event_in_another_year() -> None:
     index = StoryIndex(replace(SMALL, most_time_cost=0.9, day_cost=0.1))
+    # Other news around it: where all tell one event, none of its words is rare.
+    index.observe_all([article(100 + event, telling(100 + event, 1)) for event in range(40)])
     for number in range(8):
         published = START - timedelta(days=365 * (number % 2))
         index.observe(article(number, telling(1, number), published=published))
