@@ -46,6 +46,10 @@ fix: $(DEV_READY)  ## let ruff mend and format what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: quality
+quality: $(DEV_READY)  ## accuracy of addresses, copies and stories on labelled texts, as a table and JSON
+	@$(BIN)/python -m bench.quality $(ARGS)
+
 .PHONY: coverage
 coverage: $(DEV_READY)  ## the test suite with branch coverage
 	$(BIN)/coverage run -m pytest $(ARGS)

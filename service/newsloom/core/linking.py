@@ -290,9 +290,12 @@ def _note_copy(change: CopyLinked | CopyUnlinked | RootMoved, results: LinkResul
 
 
 def _note_story(change: StoryChange, results: LinkResults) -> None:
+    if change.kind is StoryChangeKind.MERGED and change.other is None:
+        # Dissolved: what has left the window stays in it, the others have left it one by one.
+        results.story_kinds[change.story_id] = StoryChangeKind.LEFT
+        return
     results.story_kinds[change.story_id] = change.kind
-    if change.kind is StoryChangeKind.MERGED:
-        assert change.other is not None  # noqa: S101 - a merge has two sides
+    if change.kind is StoryChangeKind.MERGED and change.other is not None:
         results.story_merges.append((change.story_id, change.other))
         results.story_kinds.setdefault(change.other, StoryChangeKind.GROWN)
         for article_id, held in results.memberships.items():
