@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -47,13 +48,14 @@ class Papers:
 
 
 @pytest.fixture(scope="module")
-def papers() -> Papers:
+def papers() -> Iterator[Papers]:
     folder = open_folder()
     trusted, foreign = make_authority(folder, "trusted"), make_authority(folder, "foreign")
     certificate, key = make_server_certificate(folder, trusted, "localhost")
     for authority in (trusted, foreign):
         authority.certificate.chmod(0o644)
-    return Papers(folder, trusted, foreign, certificate, key)
+    yield Papers(folder, trusted, foreign, certificate, key)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # -- Kafka -----------------------------------------------------------------------------------------
