@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from newsloom import settings as settings_package
 from newsloom.settings import (
     VARIABLES,
     Settings,
@@ -335,3 +336,14 @@ def test_the_configuration_table_of_the_readme_is_current() -> None:
     assert written == reference_table(), (
         "write it anew: python -c 'from newsloom.settings import reference_table as t; print(t())'"
     )
+
+
+def test_every_setting_is_read_by_the_service() -> None:
+    folder = Path(settings_package.__file__).parents[1]
+    sources = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in folder.rglob("*.py")
+        if path.parent.name != "settings"
+    )
+    unread = [v.name for v in VARIABLES if not re.search(rf"\b{v.field}\b", sources)]
+    assert unread == []

@@ -18,7 +18,7 @@ PREFIX: Final = "NEWSLOOM_"
 TEST_PREFIX: Final = "NEWSLOOM_TEST_"
 """Names that belong to the test suite; the service ignores them."""
 
-UNITS: Final = ("seconds", "bytes", "records", "connections", "batches", "port", "ratio")
+UNITS: Final = ("seconds", "hours", "bytes", "records", "connections", "batches", "port", "ratio")
 
 _MAX_SECRET_FILE_BYTES: Final = 64 * 1024
 _CONTAINER_SECRETS: Final = Path("/run/secrets")

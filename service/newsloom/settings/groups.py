@@ -61,6 +61,12 @@ class KafkaSettings(Group):
     articles_topic: TopicName = Field(
         "newsloom.articles.v1", description="Kafka topic that publish writes and ingest reads."
     )
+    changes_topic: TopicName = Field(
+        "newsloom.changes.v1", description="Kafka topic that the relay writes changes to."
+    )
+    dead_letters_topic: TopicName = Field(
+        "newsloom.dead-letters.v1", description="Kafka topic that the relay writes dead letters to."
+    )
     request_timeout_seconds: Seconds = Field(
         40.0, description="Longest wait for one broker answer."
     )
@@ -154,9 +160,6 @@ class PostgresSettings(Group):
     tcp_user_timeout_seconds: Seconds = Field(
         15.0, description="Unacknowledged data closes a link."
     )
-    max_inactive_connection_seconds: Seconds = Field(
-        60.0, description="Idle connections close here."
-    )
 
     @field_validator("dsn")
     @classmethod
@@ -206,7 +209,6 @@ class PublishSettings(Group):
     max_record_bytes: Bytes = Field(
         1_000_000, description="Largest event; below the Kafka topic's max.message.bytes."
     )
-    linger_seconds: float = Field(0.02, ge=0, le=60, description="Wait for a fuller Kafka batch.")
     compression: Annotated[Literal["none", "gzip", "lz4", "zstd"], _Lower] = Field(
         "lz4", description="Compression of Kafka batches."
     )
@@ -239,9 +241,6 @@ class IngestSettings(Group):
     fetch_max_bytes: Bytes = Field(8 << 20, description="Most bytes of one fetch from a broker.")
     max_partition_fetch_bytes: Bytes = Field(
         2 << 20, description="Most bytes a partition; above the Kafka topic's max.message.bytes."
-    )
-    max_record_bytes: Bytes = Field(
-        1 << 20, description="Larger events become dead letters (kafka.oversize)."
     )
     backoff_base_seconds: Seconds = Field(0.1, description="First wait for a dependency, at most.")
     backoff_cap_seconds: Seconds = Field(30.0, description="Longest wait for a dependency.")
@@ -276,12 +275,6 @@ class IngestSettings(Group):
             msg = (
                 "NEWSLOOM_INGEST_BACKOFF_BASE_SECONDS must not exceed "
                 "NEWSLOOM_INGEST_BACKOFF_CAP_SECONDS."
-            )
-            raise ValueError(msg)
-        if self.max_record_bytes > self.max_partition_fetch_bytes:
-            msg = (
-                "NEWSLOOM_INGEST_MAX_RECORD_BYTES must not exceed "
-                "NEWSLOOM_INGEST_MAX_PARTITION_FETCH_BYTES."
             )
             raise ValueError(msg)
         return self
