@@ -36,16 +36,16 @@ def load_settings() -> Settings:
     return settings
 
 
-def connected_settings() -> Settings:
-    """Settings with addresses: the environment's, or those of the embedded services."""
-    from newsloom.app import with_addresses  # noqa: PLC0415 - heavy, and --help must be quick
-
-    return with_addresses(load_settings(), tell=tell)
-
-
 def tell(message: str) -> None:
     """Say something to the person; data goes to stdout, talk to stderr."""
     click.echo(message, err=True)
+
+
+def connected_settings(say: Callable[[str], None] = tell) -> Settings:
+    """Settings with addresses: the environment's, or those of the embedded services."""
+    from newsloom.app import with_addresses  # noqa: PLC0415 - heavy, and --help must be quick
+
+    return with_addresses(load_settings(), tell=say)
 
 
 def emit(row: Mapping[str, object]) -> None:
