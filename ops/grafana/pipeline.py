@@ -224,6 +224,33 @@ _LINK: list[Panel] = [
     ),
 ]
 
+_RELAY: list[Panel] = [
+    series(
+        "Relay: lag",
+        """Age of the oldest change that is not in the changes topic yet, 0 when none waits. Whoever
+        mirrors newsloom is that late; articles themselves are not.""",
+        _gauge("max by (instance) (newsloom_relay_lag_seconds$SELECT)", "{{instance}}"),
+        unit="s",
+        thresholds=steps((None, GREEN), (300, ORANGE)),
+    ),
+    series(
+        "Relay: oldest dead letter waiting",
+        """Age of the oldest dead letter that is not in its Kafka topic yet, 0 when none waits. They
+        stay in Postgres; newsloom topics show tells what is wrong with the topic.""",
+        _gauge(
+            "max by (instance) (newsloom_relay_oldest_dead_letter_seconds$SELECT)", "{{instance}}"
+        ),
+        unit="s",
+        thresholds=steps((None, GREEN), (900, ORANGE)),
+    ),
+    series(
+        "Relay: messages",
+        "Messages that the relay has sent: changes of articles and stories, and dead letters.",
+        _rate("newsloom_relayed_total", "entity"),
+        unit="cps",
+    ),
+]
+
 _PROCESS: list[Panel] = [
     series(
         "Event loop lag, p99",
@@ -283,6 +310,8 @@ DASHBOARD = dashboard(
         *_STORE,
         row("Link"),
         *_LINK,
+        row("Relay"),
+        *_RELAY,
         row("Process"),
         *_PROCESS,
     ],

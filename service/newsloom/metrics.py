@@ -66,6 +66,14 @@ class PoolState(StrEnum):
     IN_USE = "in_use"
 
 
+class Relayed(StrEnum):
+    """What the relay sends to Kafka."""
+
+    ARTICLE = "article"
+    STORY = "story"
+    DEAD_LETTER = "dead_letter"
+
+
 OTHER: Final = "other"
 """Label value for what is outside a closed set."""
 
@@ -106,6 +114,7 @@ class Metrics:
         self._define_postgres()
         self._define_publish()
         self._define_link()
+        self._define_relay()
         self._define_process(version)
 
     # What a flow calls --------------------------------------------------------------------------
@@ -185,6 +194,10 @@ class Metrics:
         self.link_lag.set(max(0.0, lag_seconds))
         self.link_window.set(window)
         self.link_bytes.set(size)
+
+    def relayed(self, what: Relayed, count: int = 1) -> None:
+        """Count what Kafka has acknowledged and the database knows it has."""
+        self._relayed[what].inc(count)
 
     def published(self, result: PublishResult, count: int = 1) -> None:
         """Count records that publish is done with."""
@@ -379,6 +392,25 @@ class Metrics:
         self.link_bytes = self._gauge(
             "newsloom_link_index_bytes",
             "Bytes of the linker's index arrays. Too much: lower NEWSLOOM_LINK_WINDOW_HOURS.",
+        )
+
+    def _define_relay(self) -> None:
+        relayed = self._counter(
+            "newsloom_relayed_total",
+            "Messages sent to the Kafka topics of changes and dead letters, by what they are "
+            "about. Flat while articles change: the relay stands by or waits, see its log.",
+            "entity",
+        )
+        self._relayed = {what: relayed.labels(what.value) for what in Relayed}
+        self.relay_lag = self._gauge(
+            "newsloom_relay_lag_seconds",
+            "Age of the oldest change that is not in the changes topic yet, 0 when none waits. "
+            "Growing: Kafka refuses, or a long transaction holds the change log back.",
+        )
+        self.relay_oldest_dead_letter = self._gauge(
+            "newsloom_relay_oldest_dead_letter_seconds",
+            "Age of the oldest dead letter that is not in its Kafka topic yet, 0 when none waits. "
+            "Growing: see newsloom topics show; nothing is lost, they stay in Postgres.",
         )
 
     def _define_process(self, version: str) -> None:

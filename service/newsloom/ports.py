@@ -3,11 +3,14 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from newsloom.core.batch import BatchReport, Item
-from newsloom.core.event import Event
+from newsloom.core.changes import Changed
+from newsloom.core.dead_letters import StoredLetter
+from newsloom.core.event import Event, Outgoing
 from newsloom.core.linking import ChangePosition, LinkChange, LinkResults, LinkState, LinkWindow
 from newsloom.errors import Rejected
 
@@ -261,3 +264,76 @@ class RelinkStore(LinkStore, Protocol):
 
 class LinkerRunning(Exception):  # noqa: N818 - a state of the world
     """Another process holds the linker's lock."""
+
+
+class MessageSink(Protocol):
+    """Where the relay's messages go; see `EventSink` for the promises."""
+
+    async def send(
+        self, kafka_topic: str, events: Sequence[Outgoing]
+    ) -> Sequence[Receipt | Rejected]:
+        """Make messages durable, those of one key in order; one result for each, in order."""
+
+
+class RelayFeed(StrEnum):
+    """What the relay sends. Each feed goes on by itself: trouble with one never holds the other."""
+
+    CHANGES = "changes"
+    DEAD_LETTERS = "dead_letters"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLease:
+    """The relay's place in the change log, taken over by the caller: older ones are fenced."""
+
+    epoch: int
+    position: ChangePosition
+
+
+@dataclass(frozen=True, slots=True)
+class RelayRead:
+    """Rows of the change log by entity. `oldest_seconds`: age of the oldest row not yet sent.
+
+    Without rows, an age above 0 says that some wait for a running transaction to end.
+    """
+
+    position: ChangePosition
+    changed: Sequence[Changed]
+    rows: int
+    oldest_seconds: float
+
+
+class UnsentLetters(NamedTuple):
+    """Dead letters to send, oldest first, and the age of the oldest (0 without any)."""
+
+    letters: Sequence[StoredLetter]
+    oldest_seconds: float
+
+
+class RelayStore(Protocol):
+    """The change log and the dead letters as the relay reads them.
+
+    One relay is active for each feed; others wait in `lead`. A holder that was frozen is fenced by
+    its epoch. Every method may raise `Unavailable`.
+    """
+
+    def lead(self, feed: RelayFeed) -> AbstractAsyncContextManager[None]:
+        """Wait until no other relay sends this feed, and be the one."""
+
+    async def take_over(self, owner_id: str) -> RelayLease:
+        """Raise the epoch and return where the last relay stopped."""
+
+    async def read(self, after: ChangePosition, limit: int) -> RelayRead:
+        """Return the next rows below the horizon of running transactions, gap-free.
+
+        Rows and states are of one snapshot: a state includes what its rows tell.
+        """
+
+    async def advance(self, lease: RelayLease, to: ChangePosition) -> None:
+        """Note that Kafka has everything up to here. Raises `Fenced`."""
+
+    async def unsent_letters(self, limit: int) -> UnsentLetters:
+        """Return the oldest dead letters that Kafka may not have."""
+
+    async def mark_sent(self, letters: Sequence[StoredLetter]) -> None:
+        """Note that Kafka has these."""

@@ -29,7 +29,7 @@ from newsloom.metrics import (
 NAME = re.compile(r"newsloom_[a-z]+(_[a-z]+)*\Z")
 ALLOWED_LABELS = {
     "outcome", "reason", "stage", "topic", "partition", "dependency", "state", "result", "field",
-    "version", "le",
+    "version", "le", "kind", "entity",
 }  # fmt: skip
 CONTRACT = {
     "newsloom_records_total",

@@ -3,15 +3,18 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
+from typing import Final
 
 from newsloom.adapters.kafka.consumer import open_source
+from newsloom.adapters.kafka.producer import KafkaSink, open_sink
 from newsloom.adapters.migrations import status as schema_status
 from newsloom.adapters.postgres import PostgresStore, open_store
 from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
+from newsloom.adapters.postgres.relaying import PostgresRelayStore, open_relay_store
 from newsloom.app.process import Process, open_process, owner_id, patiently, stop_on_signals
 from newsloom.backoff import wait_or_stop
 from newsloom.core.copies import DEFAULT_COPY_CONFIG
@@ -19,11 +22,13 @@ from newsloom.core.stories import DEFAULT_STORY_CONFIG
 from newsloom.decoding import decode_deliveries
 from newsloom.errors import Unavailable
 from newsloom.failpoints import Checkpoint, checkpoint_from_env
+from newsloom.health import Health
 from newsloom.ingest import Ingest
 from newsloom.linker import Linker
 from newsloom.metrics import watch_loop_lag
 from newsloom.partition_owner import PartitionOwner
 from newsloom.ports import LinkerRunning
+from newsloom.relay import Relay
 from newsloom.relinking import RelinkReport, relink
 from newsloom.settings import Settings, SettingsError
 
@@ -36,19 +41,25 @@ _RELINK_LIMITS = (
 )
 
 
+RELAY_LIMITS: Final = {"max_record_bytes": 2_000_000, "delivery_timeout_seconds": 30.0}
+"""Of what the relay sends: its Kafka topics take twice what publish may send."""
+
+
 class Role(StrEnum):
     """What a process does. `newsloom run` does all of it."""
 
     INGEST = "ingest"
     LINK = "link"
+    RELAY = "relay"
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a process did between start and stop: deliveries committed, articles linked."""
+    """What a process did: deliveries committed, articles linked, messages relayed."""
 
     committed: int
     linked: int
+    relayed: int
 
 
 @dataclass(slots=True)
@@ -57,6 +68,7 @@ class _Running:
 
     ingest: Ingest | None = None
     linker: Linker | None = None
+    relay: Relay | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
@@ -75,7 +87,7 @@ async def run_roles(
     """
     stop = asyncio.Event()
     ingests = Role.INGEST in roles
-    needs = ("kafka", "postgres") if ingests else ("postgres",)
+    needs = ("postgres",) if set(roles) == {Role.LINK} else ("kafka", "postgres")
     running = _Running()
     async with AsyncExitStack() as stack:
         stack.enter_context(stop_on_signals(stop))
@@ -97,12 +109,16 @@ async def run_roles(
                 beat = _nothing if ingests else process.health.beat
                 linking = _link(process, checkpoint, running, beat)
                 work.append(tasks.create_task(linking, name="link"))
+            if Role.RELAY in roles:
+                relaying = _relay(process, running, is_alone=set(roles) == {Role.RELAY})
+                work.append(tasks.create_task(relaying, name="relay"))
             await asyncio.wait(work)
             for helper in helpers:
                 helper.cancel()
     return RunSummary(
         committed=running.ingest.committed if running.ingest else 0,
         linked=running.linker.linked if running.linker else 0,
+        relayed=running.relay.sent if running.relay else 0,
     )
 
 
@@ -156,6 +172,43 @@ async def _link(
             beat=beat,
         )
         await linker.run(process.stop)
+
+
+async def _relay(process: Process, running: _Running, *, is_alone: bool) -> None:
+    """Relay; beside other roles its troubles are its own and do not touch the process's health."""
+    settings = process.settings
+    health = process.health if is_alone else Health((), False, 0.0)  # noqa: FBT003 - see Health
+    sink = lambda: _open_relay_sink(settings)  # noqa: E731 - used twice, below
+    async with (
+        patiently(process, "postgres", lambda: _open_current_relay_store(process)) as store,
+        patiently(process, "kafka", sink) as changes,
+        # One each: waiting for one Kafka topic must not hold up the other.
+        patiently(process, "kafka", sink) as dead_letters,
+    ):
+        running.relay = Relay(
+            store,
+            changes=changes,
+            dead_letters=dead_letters,
+            changes_topic=settings.kafka.changes_topic,
+            dead_letters_topic=settings.kafka.dead_letters_topic,
+            metrics=process.metrics,
+            health=health,
+            owner_id=owner_id(),
+            jitter=random.random,
+            beat=health.beat,
+        )
+        await running.relay.run(process.stop)
+
+
+def _open_relay_sink(settings: Settings) -> AbstractAsyncContextManager[KafkaSink]:
+    return open_sink(settings.kafka, settings.publish.model_copy(update=RELAY_LIMITS))
+
+
+@asynccontextmanager
+async def _open_current_relay_store(process: Process) -> AsyncIterator[PostgresRelayStore]:
+    async with open_relay_store(process.settings.postgres) as store:
+        await _require_current_schema(process.settings)
+        yield store
 
 
 @asynccontextmanager
@@ -249,6 +302,7 @@ async def _until_idle(
     loop = asyncio.get_running_loop()
     busy_at = loop.time()
     committed = -1
+    linked_at: float | None = None
     while not await wait_or_stop(min(0.2, max(seconds, 0.05)), stop):
         if Role.INGEST in roles:
             ingest = running.ingest
@@ -257,6 +311,13 @@ async def _until_idle(
                 continue
         if Role.LINK in roles and (
             running.linker is None or running.linker.empty_read_at <= busy_at
+        ):
+            linked_at = None
+            continue
+        # What the linker wrote last may have come after the relay's last look.
+        linked_at = linked_at or loop.time()
+        if Role.RELAY in roles and (
+            running.relay is None or running.relay.empty_read_at <= linked_at
         ):
             continue
         if loop.time() - busy_at >= seconds:

@@ -1,12 +1,13 @@
-"""`newsloom run`, `newsloom ingest`, `newsloom link`."""
+"""`newsloom run`, `newsloom ingest`, `newsloom link`, `newsloom relay`."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from newsloom.cli.support import Format, connected_settings, emit, format_option, tell
+from newsloom.cli.support import Format, connected_settings, emit, format_option
 
 _IDLE = click.option(
     "--exit-when-idle",
@@ -20,26 +21,36 @@ _IDLE = click.option(
 def _run_roles(names: Sequence[str], idle_seconds: float | None, output: Format) -> None:
     from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
 
-    settings = connected_settings()
+    # stderr is the log here, one JSON object a line: nothing else may be written to it.
+    settings = connected_settings(say=logging.getLogger("newsloom").info)
     roles = [app.Role(name) for name in names]
     summary: Any = app.run(
         app.run_roles(settings, os.environ, roles, exit_when_idle_seconds=idle_seconds)
     )
     if output == "json":
-        emit({"committed": summary.committed, "linked": summary.linked})
+        emit(
+            {
+                "committed": summary.committed,
+                "linked": summary.linked,
+                "relayed": summary.relayed,
+            }
+        )
     else:
-        tell(f"{summary.committed} deliveries committed, {summary.linked} articles linked")
+        click.echo(
+            f"{summary.committed} deliveries committed, {summary.linked} articles linked, "
+            f"{summary.relayed} messages relayed"
+        )
 
 
 @click.command()
 @_IDLE
 @format_option
 def run(idle_seconds: float | None, output: Format) -> None:
-    """Run all roles in one process: Kafka to Postgres, links, until SIGTERM or Ctrl-C.
+    """Run all roles in one process: ingest, link, relay, until SIGTERM or Ctrl-C.
 
     Both end it cleanly: running transactions finish, the rest is taken up by the next start.
     """
-    _run_roles(("ingest", "link"), idle_seconds, output)
+    _run_roles(("ingest", "link", "relay"), idle_seconds, output)
 
 
 @click.command()
@@ -62,3 +73,14 @@ def link(idle_seconds: float | None, output: Format) -> None:
     One process links; further ones stand by and take over when it ends.
     """
     _run_roles(("link",), idle_seconds, output)
+
+
+@click.command()
+@_IDLE
+@format_option
+def relay(idle_seconds: float | None, output: Format) -> None:
+    """Send every change of an article or story, and every dead letter, to its Kafka topic.
+
+    One process relays; further ones stand by and take over when it ends.
+    """
+    _run_roles(("relay",), idle_seconds, output)

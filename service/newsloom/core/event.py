@@ -6,7 +6,7 @@ too: it was observed when Kafka says it was.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -45,6 +45,16 @@ class Event:
     key: bytes
     value: bytes = field(repr=False)
     headers: list[tuple[str, bytes]] = field(repr=False)
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Any message for Kafka. `event_id` goes into the receipt: the same again, the same id."""
+
+    key: bytes | None
+    value: bytes | None = field(repr=False)
+    headers: Sequence[tuple[str, bytes | None]] = field(repr=False)
     event_id: str
 
 

@@ -19,7 +19,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import murmur2
 
 from newsloom.adapters.kafka.client import client_options, kafka_unavailable, unavailable
-from newsloom.core.event import Event
+from newsloom.core.event import Event, Outgoing
 from newsloom.errors import Rejected, RejectReason, Unavailable
 from newsloom.ports import Receipt
 from newsloom.settings import KafkaSettings, PublishSettings
@@ -94,7 +94,9 @@ class KafkaSink:
         if producer is not None:
             await _stopped(producer)
 
-    async def send(self, kafka_topic: str, events: Sequence[Event]) -> Sequence[Receipt | Rejected]:
+    async def send(
+        self, kafka_topic: str, events: Sequence[Event | Outgoing]
+    ) -> Sequence[Receipt | Rejected]:
         """Make events durable; see `EventSink.send`."""
         results: list[Receipt | Rejected | None] = [self._refused(event) for event in events]
         loop = asyncio.get_running_loop()
@@ -116,9 +118,9 @@ class KafkaSink:
             await self._replace(generation, deadline)
         return [result for result in results if result is not None]
 
-    def _refused(self, event: Event) -> Rejected | None:
-        size = len(event.key) + len(event.value) + _RECORD_OVERHEAD_BYTES
-        size += sum(len(name) + len(value) for name, value in event.headers)
+    def _refused(self, event: Event | Outgoing) -> Rejected | None:
+        size = len(event.key or b"") + len(event.value or b"") + _RECORD_OVERHEAD_BYTES
+        size += sum(len(name) + len(value or b"") for name, value in event.headers)
         if size <= self._max_record_bytes:
             return None
         detail = f"the event has {size} bytes, at most {self._max_record_bytes} are allowed"
@@ -127,7 +129,7 @@ class KafkaSink:
     async def _attempt(
         self,
         kafka_topic: str,
-        events: Sequence[Event],
+        events: Sequence[Event | Outgoing],
         positions: Sequence[int],
         results: list[Receipt | Rejected | None],
         deadline: float,
@@ -189,7 +191,7 @@ class KafkaSink:
 async def _batched(
     producer: Any,
     kafka_topic: str,
-    events: Sequence[Event],
+    events: Sequence[Event | Outgoing],
     positions: Sequence[int],
     *,
     alone: bool,
@@ -200,7 +202,7 @@ async def _batched(
     finished: list[_KafkaBatch] = []
     for position in positions:
         event = events[position]
-        partition = _hash(event.key) % count
+        partition = _hash(event.key or b"") % count
         batch = open_batches.get(partition)
         if batch is None or alone or not _append(batch, event, position):
             if batch is not None:
@@ -226,7 +228,7 @@ def _hash(key: bytes) -> int:
     return int(murmur2(key)) & 0x7FFFFFFF
 
 
-def _append(batch: _KafkaBatch, event: Event, position: int) -> bool:
+def _append(batch: _KafkaBatch, event: Event | Outgoing, position: int) -> bool:
     """Add an event to a batch; False when it is full."""
     added = batch.builder.append(
         timestamp=None, key=event.key, value=event.value, headers=event.headers
@@ -241,7 +243,7 @@ def _settle(
     kafka_topic: str,
     batch: _KafkaBatch,
     future: asyncio.Future[Any],
-    events: Sequence[Event],
+    events: Sequence[Event | Outgoing],
     results: list[Receipt | Rejected | None],
 ) -> BaseException | None:
     """Note the receipts of an acknowledged batch; return the error of one that failed."""

@@ -40,7 +40,13 @@ class TopicState:
     problems: Sequence[str] = field(default=())
 
 
-def topic_specs(articles_topic: str, partitions: int) -> tuple[TopicSpec, ...]:
+def topic_specs(
+    articles_topic: str,
+    partitions: int,
+    *,
+    changes_topic: str = "newsloom.changes.v1",
+    dead_letters_topic: str = "newsloom.dead-letters.v1",
+) -> tuple[TopicSpec, ...]:
     """Return every Kafka topic of newsloom. Sizes in bytes, times in milliseconds."""
     # LogAppendTime: a hostile CreateTime far in the future would defeat retention by time.
     events = {
@@ -54,12 +60,12 @@ def topic_specs(articles_topic: str, partitions: int) -> tuple[TopicSpec, ...]:
             "newsloom.articles-backfill.v1", partitions, events | {"retention.ms": str(7 * _DAY_MS)}
         ),
         TopicSpec(
-            "newsloom.changes.v1",
+            changes_topic,
             partitions,
             {"cleanup.policy": "compact", "max.message.bytes": str(2 * MAX_MESSAGE_BYTES)},
         ),
         TopicSpec(
-            "newsloom.dead-letters.v1",
+            dead_letters_topic,
             1,
             # A dead letter carries its original bytes and more headers than the event had.
             events
