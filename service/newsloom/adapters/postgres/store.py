@@ -18,7 +18,10 @@ from newsloom.ports import Anchor, Batch, Claim, Fenced, TopicPartition
 from newsloom.settings.groups import PostgresSettings
 
 Checkpoint = Callable[[str], Awaitable[None]]
-"""Awaited at "after_cas", "before_commit" and "after_commit": where tests kill a process."""
+"""Awaited at "before_cas", "after_cas", "before_commit" and "after_commit".
+
+There tests kill or freeze a process.
+"""
 
 _ATTEMPTS = 5
 
@@ -165,6 +168,7 @@ class PostgresStore:
 
     async def _transaction(self, connection: asyncpg.Connection, batch: Batch) -> BatchReport:
         """Begin, do everything, commit. A crash at any point leaves all of it or nothing."""
+        await self._checkpoint("before_cas")
         with self._time(Stage.OFFSET):
             await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             # First the position: it locks out everybody else, and costs a fenced owner nothing.
