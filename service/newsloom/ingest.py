@@ -37,6 +37,10 @@ from newsloom.settings import IngestSettings
 
 logger = logging.getLogger(__name__)
 
+KEEP_ALIVE_SECONDS = 30.0
+"""Longest time without a poll, which the client takes for a hang. Polling when nothing may be
+fetched throws away what was fetched ahead, so it is done as rarely as that."""
+
 UNREADABLE_TRIES = 3
 """Polls of one partition that must fail in a row before it parks: wire corruption heals."""
 
@@ -144,14 +148,18 @@ class Ingest:
     async def _poll(self, source: EventSource, stop: asyncio.Event) -> None:
         """Fetch for the partitions that have room; goes round at least every few seconds."""
         alone: deque[TopicPartition] = deque()
+        polled_at = time.monotonic()
         while not stop.is_set():
             if self._is_excused():
                 self._health.beat()
             hungry = {p: s for p, s in self._partitions.items() if self._has_room(s)}
             if alone:
                 hungry = {p: s for p in [alone.popleft()] if (s := hungry.get(p)) is not None}
-            if not hungry and await self._no_room(stop):
-                continue
+            if not hungry:
+                await self._wait_for_room(stop)
+                if time.monotonic() - polled_at < KEEP_ALIVE_SECONDS:
+                    continue
+            polled_at = time.monotonic()
             asked = {partition: (state, state.claims) for partition, state in hungry.items()}
             try:
                 fetched = await source.poll(
@@ -192,18 +200,17 @@ class Ingest:
         limit = self._settings.max_batch_records * self._settings.queue_batches
         return state.is_ready and len(state.queue) < limit
 
-    async def _no_room(self, stop: asyncio.Event) -> bool:
-        """Wait a little for room or a claim. False when it is time to keep the membership alive."""
+    async def _wait_for_room(self, stop: asyncio.Event) -> None:
+        """Wait a little for room in a queue, for a claim, or for the end."""
         self._room.clear()
         if any(self._has_room(state) for state in self._partitions.values()):
-            return True
+            return
         wakers = asyncio.create_task(self._room.wait()), asyncio.create_task(stop.wait())
-        done, pending = await asyncio.wait(
+        _, pending = await asyncio.wait(
             wakers, timeout=self._settings.poll_timeout_seconds, return_when=asyncio.FIRST_COMPLETED
         )
         for waker in pending:
             waker.cancel()
-        return bool(done)
 
     def _restart(
         self, source: EventSource, polled: Mapping[TopicPartition, Partition], error: Exception
