@@ -208,6 +208,15 @@ def test_a_short_text_has_its_declared_language(declared: str | None, expected: 
     assert (article.language, article.language_score) == (expected, None)
 
 
+@needs_model
+def test_a_mention_has_the_language_it_declares() -> None:
+    title, detected = SENTENCES[0]
+    assert enrich(an_article(title=title)).language == detected
+    for declared, expected in (("fr-CA", "fr"), (None, "und")):
+        mention = enrich(an_article(title=title, declared_language=declared, is_mention=True))
+        assert (mention.language, mention.language_score) == (expected, None)
+
+
 def test_without_the_model_the_language_is_undetermined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "_model", lambda: None)
     article = language.detect_language(an_article(title=SENTENCES[0][0]))

@@ -1,5 +1,8 @@
 """Step: the language an article is written in, from its title and excerpt.
 
+Not of a mention: nobody searches or links by it, a record brings a dozen of them, and each would
+cost as much as the record itself. It has the language it declares until it is more than a mention.
+
 The model is the extra `newsloom[lang]` and lies in its wheel; nothing is downloaded. Without it the
 language is what the record declares, else `und`, undetermined.
 """
@@ -25,7 +28,10 @@ def detect_language(article: Article) -> Article:
 
     Detected where the text is long enough and the model sure enough; else as declared; else `und`.
     """
-    language, score = _detected(article.title, article.excerpt)
+    language: str = UNDETERMINED
+    score: float | None = None
+    if not article.is_mention:
+        language, score = _detected(article.title, article.excerpt)
     if language == UNDETERMINED:
         language = _declared(article.declared_language) or UNDETERMINED
     if (language, score) == (article.language, article.language_score):
