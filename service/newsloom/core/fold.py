@@ -213,12 +213,12 @@ class _Fold:
     ) -> None:
         has_gained = False
         for url in urls:
-            key, alias = url.canonical.key, alias_of(entry.head.article_id, url)
+            key = url.canonical.key
             known = self._aliases.get(key) or self._state.aliases.get(key)
             if known is None:
                 has_gained = entry.version is not None
-            if known is None or _alias_rank(alias) < _alias_rank(known):
-                self._aliases[key] = alias
+            if known is None or _is_better(url, known):
+                self._aliases[key] = alias_of(entry.head.article_id, url)
         if has_gained:
             self._record_change(entry, ChangeKind.ALIASED, observed_at)
 
@@ -341,7 +341,7 @@ class _Fold:
         for key, alias in self._aliases.items():
             owner = self._find(alias.article_id).head.article_id
             rows = writes.changed_aliases if key in self._state.aliases else writes.new_aliases
-            rows[key] = alias._replace(article_id=owner)
+            rows[key] = alias if owner == alias.article_id else alias._replace(article_id=owner)
         return writes
 
     def _write_content(self, entry: _Entry, writes: Writes) -> None:
@@ -351,8 +351,11 @@ class _Fold:
             if entry.is_stored and not self._is_current(owner):
                 writes.content_drops.append(owner)
         elif version.content is not None:
-            related = tuple(self._edge(owner, target) for target in version.content.related)
-            row = ContentWrite(owner, replace(version.content, related=related))
+            content = version.content
+            if content.related:
+                related = tuple(self._edge(owner, target) for target in content.related)
+                content = replace(content, related=related)
+            row = ContentWrite(owner, content)
             (writes.replaced_contents if entry.is_stored else writes.new_contents).append(row)
         elif version.stored_id != owner or version.changed_fields is not None:
             assert version.stored_id is not None  # noqa: S101 - in memory or stored, nothing else
@@ -396,8 +399,13 @@ def _erased_letter(item: Observation) -> DeadLetter:
     )
 
 
-def _alias_rank(alias: Alias) -> tuple[int, str, str]:
-    return URL_KIND_RANK[alias.kind], alias.given, alias.canonical_url
+def _is_better(url: ArticleUrl, known: Alias) -> bool:
+    """Tell whether an address goes before the one that is known for its key."""
+    canonical = url.canonical.url
+    if url.given == known.given and canonical == known.canonical_url:
+        return URL_KIND_RANK[url.kind] < URL_KIND_RANK[known.kind]
+    rank = URL_KIND_RANK[url.kind], url.given, canonical
+    return rank < (URL_KIND_RANK[known.kind], known.given, known.canonical_url)
 
 
 def _content_rank(entry: _Entry) -> tuple[bool, OrderKey]:

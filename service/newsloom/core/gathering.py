@@ -16,12 +16,18 @@ def tentative_aliases(items: Iterable[Item]) -> dict[str, Alias]:
     """
     aliases: dict[str, Alias] = {}
     for article in _articles(items):
-        keys = [url.canonical.key for url in article.urls]
-        known = next((aliases[key] for key in keys if key in aliases), None)
-        owner = known.article_id if known else article_id(article.key)
-        for key, url in zip(keys, article.urls, strict=True):
-            if key not in aliases:
-                aliases[key] = alias_of(owner, url)
+        owner = None
+        unknown = []
+        for url in article.urls:
+            known = aliases.get(url.canonical.key)
+            if known is None:
+                unknown.append(url)
+            elif owner is None:
+                owner = known.article_id
+        if unknown:
+            owner = owner or article_id(article.key)
+            for url in unknown:
+                aliases[url.canonical.key] = alias_of(owner, url)
     return aliases
 
 
@@ -32,6 +38,8 @@ def contents_needed(items: Iterable[Item], state: StoredState) -> set[UUID]:
     delivery may tie to another article. More than needed is harmless; the rest is never read.
     """
     needed: set[UUID] = set()
+    if not state.aliases:
+        return needed
     ties = _Ties(state)
     for article in _articles(items):
         ties.add(article)
@@ -46,7 +54,7 @@ def contents_needed(items: Iterable[Item], state: StoredState) -> set[UUID]:
 
 def alias_of(owner: UUID, url: ArticleUrl) -> Alias:
     """Make the alias row of one URL of an article."""
-    return Alias(owner, url.kind.value, url.given, url.canonical.url)
+    return Alias(owner, str(url.kind), url.given, url.canonical.url)
 
 
 def _articles(items: Iterable[Item]) -> Iterator[Article]:

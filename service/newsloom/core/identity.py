@@ -102,8 +102,9 @@ def url_problem(url: str) -> RejectReason:
     return RejectReason.URL_INVALID
 
 
+@lru_cache(maxsize=32_768)
 def article_id(key: str) -> UUID:
-    """Give the id of an article first seen under this key."""
+    """Give the id of an article first seen under this key, remembered: a batch asks repeatedly."""
     return UUID(bytes=sha256(_NAMESPACE + key.encode()).digest()[:16])
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from newsloom.adapters.postgres.rows import ALIAS_COLUMNS, alias_row, columns_of, head_of
+from newsloom.adapters.postgres.rows import ALIAS_COLUMNS, Row, alias_row, columns_of, head_of
 from newsloom.core.batch import Alias, Head, Item, StoredState
 from newsloom.core.gathering import contents_needed
 from newsloom.core.identity import article_id
@@ -96,10 +96,19 @@ async def _read_aliases(
 async def _insert_aliases(
     connection: asyncpg.Connection, aliases: Mapping[str, Alias], url_ids: Mapping[str, UUID]
 ) -> dict[str, Alias]:
-    by_id = {url_ids[key]: key for key in aliases}
-    rows = [alias_row(url_id, aliases[by_id[url_id]]) for url_id in sorted(by_id)]
+    rows = [alias_row(url_ids[key], alias) for key, alias in aliases.items()]
+    rows.sort(key=_id_number)
     inserted = await connection.fetch(_INSERT_ALIASES, *columns_of(rows, len(ALIAS_COLUMNS)))
-    return {by_id[row["url_id"]]: aliases[by_id[row["url_id"]]] for row in inserted}
+    if len(inserted) == len(rows):
+        return dict(aliases)
+    ours = {row["url_id"] for row in inserted}
+    return {key: alias for key, alias in aliases.items() if url_ids[key] in ours}
+
+
+def _id_number(row: Row) -> int:
+    """Give the order of ids, without comparing them as objects: there are thousands in a batch."""
+    number: int = row[0].int
+    return number
 
 
 async def _lock_heads(connection: asyncpg.Connection, owners: set[UUID]) -> dict[UUID, Head]:
