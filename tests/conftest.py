@@ -11,4 +11,5 @@ pytest_plugins = [
     "tests.support.services",
     "tests.support.kafka",
     "tests.support.postgres",
+    "tests.support.newsroom",
 ]
