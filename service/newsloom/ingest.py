@@ -168,7 +168,7 @@ class Ingest:
                     self._settings.max_batch_records,
                 )
             except (Unreadable, PositionLost, Unavailable) as error:
-                self._restart(source, hungry, error)
+                self._restart(source, asked, error)
                 # One after another finds the culprit and lets the others pass.
                 alone.extend(p for p in hungry if len(hungry) > 1)
                 await wait_or_stop(self._settings.backoff_base_seconds, stop)
@@ -213,27 +213,42 @@ class Ingest:
             waker.cancel()
 
     def _restart(
-        self, source: EventSource, polled: Mapping[TopicPartition, Partition], error: Exception
+        self,
+        source: EventSource,
+        asked: Mapping[TopicPartition, tuple[Partition, int]],
+        error: Exception,
     ) -> None:
-        """After a failed poll nothing is known of what the client dropped: seek all of them."""
+        """After a failed poll nothing is known of what the client dropped: seek all of them.
+
+        A rebalance may have come during the poll: what is sought is what is ours now, and the error
+        says nothing about a claim that is younger than the poll.
+        """
         self._metrics.poll_errors.inc()
         logger.warning(
-            "poll failed", extra={"error": type(error).__name__, "partitions": len(polled)}
+            "poll failed", extra={"error": type(error).__name__, "partitions": len(asked)}
         )
         if isinstance(error, Unavailable):
             self._owner.note_unavailable(error)
-        for state in polled.values():
-            if not state.is_ready:
-                continue
-            if isinstance(error, PositionLost) and len(polled) == 1:
-                state.interrupt(error)
-                continue
-            if isinstance(error, Unreadable) and len(polled) == 1:
-                state.failed_polls += 1
-                if state.failed_polls >= UNREADABLE_TRIES and not state.queue:
-                    state.interrupt(Parked("kafka.unreadable"))
-                    continue
-            seek(source, state)
+        for partition, then in asked.items():
+            state = self._partitions.get(partition)
+            if state is None or not state.is_ready:
+                continue  # the claim to come will seek
+            culprit = len(asked) == 1 and then == (state, state.claims)
+            if not (culprit and self._interrupted(state, error)):
+                seek(source, state)
+
+    def _interrupted(self, state: Partition, error: Exception) -> bool:
+        """Interrupt the partition that made a poll of its own fail, unless it may heal."""
+        if isinstance(error, PositionLost):
+            state.interrupt(error)
+            return True
+        if not isinstance(error, Unreadable):
+            return False
+        state.failed_polls += 1
+        if state.failed_polls < UNREADABLE_TRIES or state.queue:
+            return False
+        state.interrupt(Parked("kafka.unreadable"))
+        return True
 
     def _is_excused(self) -> bool:
         """Tell whether standing still is right: nothing to do, or a known reason not to do it."""

@@ -238,8 +238,9 @@ class PartitionOwner:
     async def _hold(self, state: Partition, seconds: float) -> None:
         """Wait before the next claim; wakes at once when the partition is revoked."""
         state.is_ready, state.is_waiting = False, True
-        deadline = time.monotonic() + seconds
-        while not state.is_revoked and (left := deadline - time.monotonic()) > 0:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        while not state.is_revoked and (left := deadline - clock()) > 0:
             state.arrived.clear()
             await wait_or_stop(left, state.arrived)
 

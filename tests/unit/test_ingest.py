@@ -213,6 +213,28 @@ async def test_a_rebalance_in_the_middle_neither_loses_nor_repeats() -> None:
     assert offsets(rig.store, ONE) == list(range(200))
 
 
+async def test_a_poll_that_fails_after_a_rebalance_costs_the_new_claim_nothing() -> None:
+    log = MemoryLog()
+    rig = Rig(log, Store(), settings=SETTINGS.model_copy(update={"poll_timeout_seconds": 2}))
+    async with running(rig):
+        await rig.drained()
+        # The poll that is under way was begun for the old assignment, and sees the new one fail.
+        await rig.source.revoke()
+        rig.source.assign((ONE,))
+
+        async def claimed() -> bool:
+            return ONE in rig.ingest.positions
+
+        await eventually(claimed)
+        for number in range(5):
+            log.append(ONE, value(number))
+        rig.source.fail_next_poll(Unreadable("CorruptRecordException"))
+        await asyncio.sleep(0.05)
+        log.append(ONE, value(5))
+        await rig.drained()
+    assert offsets(rig.store, ONE) == list(range(6))
+
+
 async def test_an_owner_that_was_fenced_claims_again_and_goes_on() -> None:
     log, store = filled(50), Store()
     rig = Rig(log, store)
