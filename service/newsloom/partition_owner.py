@@ -22,6 +22,7 @@ from newsloom.ports import (
     ArticleStore,
     Batch,
     BatchRefused,
+    Claim,
     Delivery,
     EventSource,
     Fenced,
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 PARKED_RECHECK_SECONDS = 5.0
 """How often a parked partition's row is looked at again, for an operator's way out."""
+
+BOUNDS_WAITS_SECONDS = (0.0, 0.5, 1.5)
+"""Waits before a position that does not fit the log is compared with it again, each time anew."""
 
 STRIKES_FOR_CARE = 3
 """From so many crashes at one position on, each delivery gets a transaction of its own."""
@@ -106,7 +110,7 @@ class PartitionOwner:
         bounds = await source.bounds([state.partition])
         self._health.usable("kafka")
         self._metrics.set_usable("kafka", usable=True)
-        start, end = bounds[state.partition]
+        start, _ = bounds[state.partition]
         claim = await self._store.claim(
             state.partition, self._owner_id, start, after_error=state.is_marked
         )
@@ -117,7 +121,10 @@ class PartitionOwner:
         state.next_offset = state.fetch_offset = claim.next_offset
         if state.strikes >= STRIKES_FOR_CARE:
             state.careful_until = state.next_offset + self._settings.max_batch_records
-        if reason := claim.parked_reason or position_problem(claim, start, end):
+        problem = position_problem(claim, *bounds[state.partition])
+        if problem is not None and claim.parked_reason is None:
+            problem = await self._lasting_problem(state, source, claim)
+        if reason := claim.parked_reason or problem:
             raise Parked(reason)
         self._health.unpark(*state.partition)
         self._metrics.set_parked(*state.partition, parked=False)
@@ -130,6 +137,23 @@ class PartitionOwner:
         state.claims += 1
         seek(source, state)
         self.progressed.set()
+
+    async def _lasting_problem(
+        self, state: Partition, source: EventSource, claim: Claim
+    ) -> str | None:
+        """Ask for the log's bounds again before a person has to come.
+
+        The first ones are older than the claim: while it waited, another owner may have gone past
+        them. And a broker that has just taken the partition over may not know yet where it ends.
+        """
+        problem: str | None = None
+        for seconds in BOUNDS_WAITS_SECONDS:
+            await self._hold(state, seconds)
+            bounds = await source.bounds([state.partition])
+            problem = position_problem(claim, *bounds[state.partition])
+            if problem is None:
+                break
+        return problem
 
     async def _apply(self, state: Partition, deliveries: Sequence[Delivery]) -> None:
         """Mark, decode, store. A crash in between leaves the mark for the next owner to count."""

@@ -339,6 +339,32 @@ async def test_a_log_that_ends_below_the_position_parks_the_partition() -> None:
         assert await rig.parked(ONE) == "offset.past_end"
 
 
+async def test_bounds_that_are_older_than_the_claim_park_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, log = Store(), filled(10)
+    async with running(Rig(log, store)) as rig:
+        await rig.drained()
+    for number in range(10, 15):
+        log.append(ONE, value(number))
+    rig = Rig(log, store)
+    asked = 0
+    bounds = rig.source.bounds
+
+    async def slow_to_learn(
+        partitions: Sequence[TopicPartition],
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        nonlocal asked
+        asked += 1
+        return await bounds(partitions) if asked > 2 else {ONE: (0, 4)}
+
+    monkeypatch.setattr(rig.source, "bounds", slow_to_learn)
+    async with running(rig):
+        await rig.drained()
+    assert offsets(store, ONE) == list(range(15))
+    assert store.parked_reason(ONE) is None
+
+
 async def test_a_kafka_topic_made_anew_with_more_records_parks_the_partition() -> None:
     store = Store()
     async with running(Rig(filled(10), store)) as rig:
