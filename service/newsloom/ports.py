@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -337,3 +338,27 @@ class RelayStore(Protocol):
 
     async def mark_sent(self, letters: Sequence[StoredLetter]) -> None:
         """Note that Kafka has these."""
+
+
+class LetterFilter(NamedTuple):
+    """Which dead letters are meant; None: any. Times are those at which they were set aside."""
+
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    kafka_topic: str | None = None
+
+
+class ReplayStore(Protocol):
+    """Dead letters on their way back. Every method may raise `Unavailable`."""
+
+    async def replayable(
+        self, wanted: LetterFilter, after: StoredLetter | None, limit: int, *, again: bool
+    ) -> Sequence[StoredLetter]:
+        """Return the next letters after one, whole, in the order of their offsets.
+
+        Those that were replayed before only if `again`.
+        """
+
+    async def mark_replayed(self, letters: Sequence[StoredLetter]) -> None:
+        """Note that Kafka has these again."""

@@ -15,15 +15,30 @@ are no longer the newest; their versions say so. Its cursor does not move: it is
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from newsloom.backoff import delays, wait_or_stop
 from newsloom.core.changes import Changed, change_messages, reduced
-from newsloom.core.dead_letters import StoredLetter, reduced_relay_message, relay_message
+from newsloom.core.dead_letters import (
+    MAX_REPLAYS,
+    StoredLetter,
+    reduced_relay_message,
+    relay_message,
+    replay_message,
+)
 from newsloom.core.event import Outgoing
 from newsloom.errors import Rejected, Unavailable
 from newsloom.health import Health
 from newsloom.metrics import Metrics, Relayed
-from newsloom.ports import Fenced, MessageSink, RelayFeed, RelayLease, RelayStore
+from newsloom.ports import (
+    Fenced,
+    LetterFilter,
+    MessageSink,
+    RelayFeed,
+    RelayLease,
+    RelayStore,
+    ReplayStore,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -220,3 +235,76 @@ class Relay:
 
 def _messages(changed: Sequence[Changed]) -> list[list[Outgoing]]:
     return [change_messages(one) for one in changed]
+
+
+@dataclass(slots=True)
+class ReplaySummary:
+    """What became of the letters that were to be replayed.
+
+    `final`: tried `MAX_REPLAYS` times already. `empty`: there is nothing to send (erased, or a
+    tombstone). `too_large`: Kafka refuses its size.
+    """
+
+    sent: int = 0
+    final: int = 0
+    empty: int = 0
+    too_large: int = 0
+
+
+async def replay(
+    store: ReplayStore,
+    sink: MessageSink | None,
+    kafka_topic: str,
+    wanted: LetterFilter,
+    *,
+    limit: int,
+    again: bool,
+) -> ReplaySummary:
+    """Send dead letters to the articles topic again, marked page by page after Kafka has them.
+
+    Interrupted, the same call goes on where it was: what is marked is left out unless `again`. A
+    page that was sent and not marked is sent twice, which ingest does not mind. Without a `sink`
+    nothing is sent or marked.
+    """
+    summary = ReplaySummary()
+    last: StoredLetter | None = None
+    while limit > 0:
+        letters = await store.replayable(wanted, last, min(limit, READ_LETTERS), again=again)
+        if not letters:
+            break
+        last = letters[-1]
+        limit -= len(letters)
+        await replay_letters(store, sink, kafka_topic, letters, summary)
+    return summary
+
+
+async def replay_letters(
+    store: ReplayStore,
+    sink: MessageSink | None,
+    kafka_topic: str,
+    letters: Sequence[StoredLetter],
+    summary: ReplaySummary,
+) -> None:
+    """Send these letters again, count what becomes of each, mark those that Kafka has."""
+    tried: list[tuple[StoredLetter, Outgoing]] = []
+    for letter in letters:
+        message = replay_message(letter)
+        if message is None:
+            summary.empty += 1
+        elif letter.replays >= MAX_REPLAYS:
+            summary.final += 1
+        else:
+            tried.append((letter, message))
+    if sink is None:
+        summary.sent += len(tried)
+        return
+    results = await sink.send(kafka_topic, [message for _, message in tried])
+    sent = [
+        letter
+        for (letter, _), result in zip(tried, results, strict=True)
+        if not isinstance(result, Rejected)
+    ]
+    summary.sent += len(sent)
+    summary.too_large += len(tried) - len(sent)
+    if sent:
+        await store.mark_replayed(sent)
