@@ -14,6 +14,7 @@ from newsloom.adapters.kafka.producer import KafkaSink, open_sink
 from newsloom.adapters.migrations import status as schema_status
 from newsloom.adapters.postgres import PostgresStore, open_store
 from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
+from newsloom.adapters.postgres.maintenance import change_log_is_foreign
 from newsloom.adapters.postgres.relaying import PostgresRelayStore, open_relay_store
 from newsloom.app.process import Process, open_process, owner_id, patiently, stop_on_signals
 from newsloom.backoff import wait_or_stop
@@ -278,6 +279,10 @@ async def _require_current_schema(settings: Settings) -> None:
     missing = sum(not step.is_applied for step in steps)
     if missing:
         message = f"{missing} migrations are missing in Postgres: run `newsloom migrate`."
+        raise SettingsError(message)
+    if await change_log_is_foreign(settings.postgres):
+        # Rows written now would sort before what its readers have read, and be missed.
+        message = "This database was restored from a dump: run `newsloom maintain --after-restore`."
         raise SettingsError(message)
 
 
