@@ -11,7 +11,12 @@ import asyncpg
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from pydantic import SecretStr
 
+from newsloom.adapters.postgres.administration import open_administration
+from newsloom.core.offsets import Rebase, RebaseRefused
+from newsloom.ports import TopicPartition as NewsloomPartition
+from newsloom.settings import PostgresSettings
 from tests.support.blackbox import Finished, Line, finish, kill, send_raw
 from tests.support.kafka import MakeTopic
 
@@ -157,6 +162,35 @@ async def test_the_owner_of_a_moved_partition_is_fenced_and_goes_on_from_there(l
         await line.reached(11, 60)
     (row,) = await line.fetch("SELECT sum(unchanged + stale)::int AS n FROM api.ingest_progress")
     assert row["n"] == 7
+
+
+async def test_a_position_that_moves_while_it_is_being_rebased_is_not_overwritten(
+    database: str,
+) -> None:
+    connection = await asyncpg.connect(database)
+    try:
+        await connection.execute(
+            "INSERT INTO newsloom.ingest_offsets (consumer_group, kafka_topic, kafka_partition,"
+            " next_offset) VALUES ('g', 't', 0, 10)"
+        )
+        batch = connection.transaction()
+        await batch.start()
+        await connection.execute("UPDATE newsloom.ingest_offsets SET next_offset = 11")
+        settings = PostgresSettings(dsn=SecretStr(database))
+        async with open_administration(settings, os_user="me") as administration:
+            place = NewsloomPartition("t", 0)
+            asked = Rebase("latest", 10)
+            task = asyncio.create_task(
+                administration.rebase("g", place, asked, (0, 50), reason="x", does_it=True)
+            )
+            await asyncio.sleep(0.5)
+            await batch.commit()
+            with pytest.raises(RebaseRefused, match="11 by now"):
+                await task
+        assert await connection.fetchval("SELECT next_offset FROM newsloom.ingest_offsets") == 11
+        assert not await connection.fetchval("SELECT count(*) FROM newsloom.audit_log")
+    finally:
+        await connection.close()
 
 
 async def test_an_operator_needs_no_more_than_the_admin_role(line: Line) -> None:

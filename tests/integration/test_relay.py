@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import asyncpg
 import jsonschema  # type: ignore[import-untyped]
@@ -295,6 +297,17 @@ async def test_a_frozen_relay_cannot_move_the_cursor_once_another_has_taken_over
             await store.advance(other, read.position)
 
 
+async def test_an_event_has_the_version_of_its_state_not_of_its_row(database: str) -> None:
+    told = [(n, article("a", signals=Signals(n, None))) for n in range(3)]
+    await store_all(database, 0, observations(*told))
+    async with open_relay_store(settings_of(database)) as store:
+        lease = await store.take_over("me")
+        (changed,) = (await store.read(lease.position, 10)).changed
+    assert [note.version for note in changed.notes] == [1]
+    assert changed.version == 3
+    assert json.loads(changed.state or "")["quality"] == 2
+
+
 async def test_a_change_waits_for_the_transactions_before_it_and_none_is_passed_over(
     database: str,
 ) -> None:
@@ -347,6 +360,37 @@ async def test_a_standby_takes_over_after_kill_9_without_a_gap(
     rows = await line.fetch("SELECT count(*) AS n FROM newsloom.dead_letters")
     relayed = await read_topic(kafka_bootstrap, letters)
     assert len({record.key for record in relayed}) == rows[0]["n"] > 0
+
+
+async def test_a_relay_needs_no_more_than_its_role(
+    database: str, kafka_bootstrap: str, make_topic: MakeTopic
+) -> None:
+    changes, letters = await make_topic(name="changes"), await make_topic(name="letters")
+    await store_all(database, 0, [*told_again(3), dead_letter(3)])
+    name = f"relay_{uuid4().hex}"
+    superuser = await asyncpg.connect(database)
+    try:
+        await superuser.execute(
+            f"CREATE ROLE {name} LOGIN PASSWORD '{name}' IN ROLE newsloom_relay"
+        )
+        parts = urlsplit(database)
+        address = parts.netloc.rpartition("@")[2]
+        line = Line(
+            kafka_bootstrap,
+            urlunsplit(parts._replace(netloc=f"{name}:{name}@{address}")),
+            "unused",
+        )
+        extra = {
+            "NEWSLOOM_KAFKA_CHANGES_TOPIC": changes,
+            "NEWSLOOM_KAFKA_DEAD_LETTERS_TOPIC": letters,
+        }
+        done = await line.run("relay", "--exit-when-idle", "0.3", "--format", "json", extra=extra)
+        assert done.code == 0, done.told()
+        assert done.lines()[-1]["relayed"] == 4
+    finally:
+        await superuser.execute(f"DROP ROLE {name}")
+        await superuser.close()
+    await assert_mirrored(database, kafka_bootstrap, changes)
 
 
 async def _leader(line: Line, but: set[str]) -> str:
