@@ -122,6 +122,8 @@ class Article:
     signals: Signals = NO_SIGNALS
     secured: str | None = field(default=None, repr=False)
     related: tuple["Article", ...] = ()
+    # Not enriched yet: a fold does it for what it keeps. Says nothing about the article itself.
+    is_raw: bool = field(default=False, compare=False, repr=False)
     # Filled by the enrichment steps.
     language: str | None = None
     language_score: float | None = None

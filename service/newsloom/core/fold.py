@@ -4,6 +4,9 @@ The fold gives what applying each delivery singly in offset order would give, wh
 boundaries fall ("as if one by one"). Three things commute on purpose, so that partitions agree too:
 URL aliases are a union, `first_seen_at` is a minimum, and the highest order key wins the content.
 So even a stale delivery contributes its aliases and its mentions; only its content is ignored.
+
+Raw articles are enriched here, where it is known which contents will be written: enrichment touches
+nothing that is decided by, and most deliveries bring no new content.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +35,7 @@ from newsloom.core.batch import (
     StoredState,
     Writes,
 )
+from newsloom.core.enrichment import enrich_alone
 from newsloom.core.gathering import alias_of
 from newsloom.core.identity import article_id
 from newsloom.errors import RejectReason
@@ -351,7 +355,7 @@ class _Fold:
             if entry.is_stored and not self._is_current(owner):
                 writes.content_drops.append(owner)
         elif version.content is not None:
-            content = version.content
+            content = _enriched(version.content)
             if content.related:
                 related = tuple(self._edge(owner, target) for target in content.related)
                 content = replace(content, related=related)
@@ -380,13 +384,18 @@ class _Fold:
         owner = entry.head.article_id
         for number, version in entry.superseded:
             if version.content is not None:
-                writes.archived.append(Archived(owner, number, version.content))
+                writes.archived.append(Archived(owner, number, _enriched(version.content)))
             else:
                 assert version.stored_id is not None  # noqa: S101 - in memory or stored
                 writes.archive_stored.append(
                     ArchiveStored(version.stored_id, owner, number, version.changed_fields)
                 )
         writes.signals_history += [SignalsRow(owner, at, signals) for at, signals in entry.history]
+
+
+def _enriched(content: Content) -> Content:
+    article = content.article
+    return replace(content, article=enrich_alone(article)) if article.is_raw else content
 
 
 def _erased_letter(item: Observation) -> DeadLetter:

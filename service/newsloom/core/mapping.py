@@ -6,7 +6,7 @@ text. Signals (heat, quality, ratings) and `secured` are left out at any depth.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
@@ -67,7 +67,7 @@ def _article(entry: RelatedRecord, related: tuple[Article, ...], *, is_mention: 
         urls=urls,
         content_hash=_digest(b"", content),
         # Only revisions of full records tell which fields changed.
-        field_hashes={} if is_mention else _field_hashes(content),
+        field_hashes={} if is_mention else FieldHashes(content),
         title=entry.title,
         is_mention=is_mention,
         excerpt=entry.excerpt,
@@ -95,6 +95,7 @@ def _article(entry: RelatedRecord, related: tuple[Article, ...], *, is_mention: 
         signals=_signals(entry),
         secured=entry.secured,
         related=related,
+        is_raw=True,
     )
 
 
@@ -162,11 +163,31 @@ def _content(entry: RelatedRecord) -> dict[str, Any]:
     return content
 
 
-def _field_hashes(content: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        name: _digest(name.encode(), value).hex()[:_FIELD_HASH_DIGITS]
-        for name, value in content.items()
-    }
+class FieldHashes(Mapping[str, str]):
+    """The hash of each content field. Worked out when first asked: most deliveries never are."""
+
+    __slots__ = ("_content", "_hashes")
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self._content = content
+        self._hashes: dict[str, str] | None = None
+
+    def _known(self) -> dict[str, str]:
+        if self._hashes is None:
+            self._hashes = {
+                name: _digest(name.encode(), value).hex()[:_FIELD_HASH_DIGITS]
+                for name, value in self._content.items()
+            }
+        return self._hashes
+
+    def __getitem__(self, name: str) -> str:
+        return self._known()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
 
 
 def _digest(name: bytes, value: object) -> bytes:

@@ -1,5 +1,6 @@
 """The article store on Postgres: a batch is a transaction, fenced by its partition's offset row."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
@@ -179,7 +180,8 @@ class PostgresStore:
         with self._time(Stage.GATHER):
             state = await gather(connection, batch.items, keys)
         with self._time(Stage.FOLD):
-            writes = fold(batch.items, state)
+            # With enrichment in it, too much work for the event loop to wait for.
+            writes = await asyncio.to_thread(fold, batch.items, state)
         with self._time(Stage.WRITE):
             source = Source(self._group, *batch.partition, batch.incarnation)
             await write(connection, writes, keys, source)

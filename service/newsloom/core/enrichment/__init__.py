@@ -27,8 +27,14 @@ STEPS: tuple[Callable[[Article], Article], ...] = (
 
 def enrich(article: Article) -> Article:
     """Run every step over the article, and over its mentions."""
-    for step in STEPS:
-        article = step(article)
+    article = enrich_alone(article)
     if not article.related:
         return article
     return changed(article, related=tuple(map(enrich, article.related)))
+
+
+def enrich_alone(article: Article) -> Article:
+    """Run every step over the article; its mentions stay as they are."""
+    for step in STEPS:
+        article = step(article)
+    return article
