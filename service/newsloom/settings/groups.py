@@ -67,12 +67,6 @@ class KafkaSettings(Group):
     dead_letters_topic: TopicName = Field(
         "newsloom.dead-letters.v1", description="Kafka topic that the relay writes dead letters to."
     )
-    changes_topic: TopicName = Field(
-        "newsloom.changes.v1", description="Kafka topic that the relay writes changes to."
-    )
-    dead_letters_topic: TopicName = Field(
-        "newsloom.dead-letters.v1", description="Kafka topic that the relay writes dead letters to."
-    )
     request_timeout_seconds: Seconds = Field(
         40.0, description="Longest wait for one broker answer."
     )
