@@ -294,7 +294,9 @@ def _note_story(change: StoryChange, results: LinkResults) -> None:
         # Dissolved: what has left the window stays in it, the others have left it one by one.
         results.story_kinds[change.story_id] = StoryChangeKind.LEFT
         return
-    results.story_kinds[change.story_id] = change.kind
+    is_new = results.story_kinds.get(change.story_id) is StoryChangeKind.CREATED
+    if not (is_new and change.kind is StoryChangeKind.GROWN):  # to readers it is created, larger
+        results.story_kinds[change.story_id] = change.kind
     if change.kind is StoryChangeKind.MERGED and change.other is not None:
         results.story_merges.append((change.story_id, change.other))
         results.story_kinds.setdefault(change.other, StoryChangeKind.GROWN)
