@@ -7,13 +7,20 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from newsloom.core.identity import article_id
+from newsloom.core.identity import article_id, canonicalise
 from tests.support.newsroom import reading
 
 BRIDGE = article_id("dailypost.example/bridge")
 STORM, MOBILE_STORM = article_id("dailypost.example/storm"), article_id("dailypost.example/m/storm")
 BOTH = "Mayor [-denies-] {+admits+} blame for harbour bridge [-collapse-] {+collapse, resigns+}"
 MENTION = article_id("uni.example/cables")
+
+
+@pytest.fixture
+async def owner(database: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
 
 
 async def test_every_parameter_but_ids_and_query_has_a_default(reader: asyncpg.Connection) -> None:
@@ -25,12 +32,68 @@ async def test_every_parameter_but_ids_and_query_has_a_default(reader: asyncpg.C
     assert {row["proname"]: row["needed"] for row in rows} == {
         "search": 1, "story": 1, "changed_since": 0, "changes_cursor": 0, "article_at": 1,
         "diff": 1, "why": 2, "current_id": 1, "current_story_id": 1, "counted_providers": 0,
+        "article_of_url": 1,
     }  # fmt: skip
     for row in rows:
         assert row["provolatile"] == b"s", f"{row['proname']} may change something"
         assert "search_path=pg_catalog, pg_temp" in row["proconfig"], row["proname"]
         if row["prosecdef"] and row["proname"] != "current_id":
             assert "SECURITY DEFINER: " in row["comment"], "say why it runs as the owner"
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("https://dailypost.example/bridge", "dailypost.example/bridge"),
+        ("http://www.DailyPost.example/bridge/?utm_source=x&utm_medium=y#top",
+            "dailypost.example/bridge"),
+        (" dailypost.example/m/storm?fbclid=1 ", "dailypost.example/storm"),
+        ("//kystwire.example/noordlijn/amp/", "kystwire.example/noordlijn"),
+        ("https://dailypost.example/Bridge", None),
+        ("https://dailypost.example/bridge?page=2", None),
+        ("https://", None),
+        ("", None),
+        (None, None),
+        ("x" * 1_000_000, None),
+    ],
+)  # fmt: skip
+async def test_an_article_is_found_by_any_of_its_addresses(
+    reader: asyncpg.Connection, url: str | None, key: str | None
+) -> None:
+    found = await reader.fetchval("SELECT api.article_of_url($1)", url)
+    assert found == (None if key is None else article_id(key))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://a.example/x?b=2&a=1", "https://a.example/?q=1", "https://a.example:8443/é/%C3%A9",
+        "https://www.a.example/",
+        "https://a.example/x/?q=1/", "https://a.example/x?utm_source=1&b=2&fbclid=3"],
+)  # fmt: skip
+async def test_its_keys_of_canonical_addresses_are_those_of_ingest(
+    owner: asyncpg.Connection, url: str
+) -> None:
+    canonical = canonicalise(url)
+    assert canonical is not None
+    await owner.execute(
+        "INSERT INTO newsloom.articles (article_id, first_seen_at, observed_at, signals_at,"
+        " version, revision, article_key, content_hash)"
+        " VALUES ($1, now(), now(), now(), 1, 1, 'k', '')",
+        article_id(canonical.key),
+    )
+    await owner.execute(
+        "INSERT INTO newsloom.article_urls VALUES ($1, $1, 'original', $2, $3)",
+        article_id(canonical.key),
+        url,
+        canonical.url,
+    )
+    bare = canonical.url.removeprefix("https://").removeprefix("www.")
+    for asked in (canonical.url, f"http://www.{bare}", bare):
+        found = await owner.fetchval("SELECT api.article_of_url($1)", asked)
+        assert found == article_id(canonical.key)
 
 
 # Stories
@@ -148,20 +211,16 @@ async def test_a_revision_that_is_not_kept_is_an_error_and_no_difference(
     ],
 )  # fmt: skip
 async def test_words_that_stay_are_outside_the_marks(
-    database: str, old: str | None, new: str | None, change: str
+    owner: asyncpg.Connection, old: str | None, new: str | None, change: str
 ) -> None:
-    owner = await asyncpg.connect(database)
     assert await owner.fetchval("SELECT newsloom.changed_words($1, $2)", old, new) == change
-    await owner.close()
 
 
-async def test_long_texts_are_compared_in_no_time(database: str) -> None:
-    owner = await asyncpg.connect(database)
+async def test_long_texts_are_compared_in_no_time(owner: asyncpg.Connection) -> None:
     old = " ".join(f"a{number}" for number in range(20_000))
     new = " ".join(f"b{number}" for number in range(20_000))
     change = await owner.fetchval("SELECT newsloom.changed_words($1, $2)", old, new, timeout=5)
     assert change.startswith("[-a0 a1 ")
-    await owner.close()
 
 
 # Merged articles
@@ -212,13 +271,6 @@ async def test_the_id_of_a_merged_story_gives_the_other(database: str) -> None:
 
 
 # Providers
-
-
-@pytest.fixture
-async def owner(database: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database)
-    yield connection
-    await connection.close()
 
 
 PROVIDERS = "SELECT provider_domain, name, article_count FROM api.providers ORDER BY 1"

@@ -156,13 +156,14 @@ def _bridge(room: Newsroom) -> None:
         heat=10, **bridge)  # fmt: skip
     room.publish(HERALD, "wire/bridge", "Marenfjord harbour bridge collapses", COLLAPSE, 49,
         **bridge)  # fmt: skip
-    room.publish(POST, "bridge", "Mayor denies blame for harbour bridge collapse", INQUIRY, 44,
-        related=[{"title": "Rust in the cables", "originalUrl": "https://uni.example/cables"}],
-        **bridge)  # fmt: skip
-    room.publish(POST, "bridge", "Mayor admits blame for harbour bridge collapse", INQUIRY, 44,
-        seen_after=4, **bridge)  # fmt: skip
-    room.publish(POST, "bridge", "Mayor admits blame for harbour bridge collapse, resigns", INQUIRY,
-        44, seen_after=9, **bridge)  # fmt: skip
+    cables = {"title": "Rust in the cables", "originalUrl": "https://uni.example/cables"}
+    for seen_after, title in (
+        (0.1, "Mayor denies blame for harbour bridge collapse"),
+        (4, "Mayor admits blame for harbour bridge collapse"),
+        (9, "Mayor admits blame for harbour bridge collapse, resigns"),
+    ):
+        room.publish(POST, "bridge", title, INQUIRY, 44, seen_after=seen_after, related=[cables],
+            **bridge)  # fmt: skip
     # Only its heat rises: refreshed, not revised.
     room.publish(WIRE, "bridge", "Harbour bridge in Marenfjord collapses", COLLAPSE, 50,
         seen_after=12, heat=90, **bridge)  # fmt: skip
