@@ -33,6 +33,14 @@ services-stop:  ## stop the Kafka and Postgres that the demo started
 test: $(DEV_READY)  ## the whole test suite against real services (ARGS="tests/unit -x" narrows it)
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: chaos
+chaos: $(DEV_READY)  ## faults of all kinds on real services, 5 minutes (ARGS="--seconds 60 --seed 7 --only F4,F23")
+	$(BIN)/python -m tests.faults.chaos $(ARGS)
+
+.PHONY: mutants
+mutants: $(DEV_READY)  ## take out each safety line: does a test notice? (ARGS="NAME..." for some)
+	$(BIN)/python tools/mutants $(ARGS)
+
 .PHONY: lint
 lint: $(DEV_READY)  ## ruff, mypy, import contracts, spelling
 	$(BIN)/ruff check .

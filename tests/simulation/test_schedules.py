@@ -1,4 +1,4 @@
-"""A thousand made-up disasters, each from a seed: whatever happens, and in whatever order.
+"""Hundreds of made-up disasters, each from a seed: whatever happens, and in whatever order.
 
 A failing schedule is repeated with NEWSLOOM_TEST_SEED=<its seed>.
 """
@@ -13,7 +13,7 @@ import pytest
 
 from tests.simulation.schedule import Finding, Schedule
 
-SCHEDULES = 1000
+SCHEDULES = 800
 
 
 @pytest.fixture(autouse=True)

@@ -137,7 +137,7 @@ class Connection:
         transaction.add_done_callback(self._server.transactions.discard)
         if self.lose_replies:
             self.lose_replies -= 1
-            await asyncio.sleep(self._delay() + self._delay())
+            await asyncio.sleep(self.delay() + self.delay())
             raise Unavailable("postgres", "ConnectionDoesNotExistError")
         report = await asyncio.shield(transaction)
         await self.travel()
@@ -149,7 +149,7 @@ class Connection:
             position = self._server.positions[batch.partition]
             if (position.owner_epoch, position.next_offset) != (batch.epoch, batch.expected_offset):
                 raise Fenced
-            await asyncio.sleep(self._delay())
+            await asyncio.sleep(self.delay())
             try:
                 async with asyncio.timeout(IDLE_IN_TRANSACTION_SECONDS):
                     await self.pulse.wait()
@@ -162,19 +162,20 @@ class Connection:
                 raise Unavailable("postgres", "ConnectionDoesNotExistError")
             if self._server.away or (self.is_dead and self._rng.random() < 0.5):
                 raise Unavailable("postgres", "57P01")  # rolled back: COMMIT had not been sent
-            await asyncio.sleep(self._delay())
+            await asyncio.sleep(self.delay())
             return await self._server.commit(batch, self.owner)
 
     async def travel(self) -> None:
         """One way over the network, from a process that may be frozen or dead by now."""
-        await asyncio.sleep(self._delay())
+        await asyncio.sleep(self.delay())
         await self.pulse.wait()
         if self.is_dead:
             raise asyncio.CancelledError
         if self._server.away:
             raise Unavailable("postgres", self._rng.choice(CODES))
 
-    def _delay(self) -> float:
+    def delay(self) -> float:
+        """Draw the time of one way, seconds."""
         return self._rng.choice((0.0, 0.001, 0.01, 0.1)) * self._rng.random()
 
 
@@ -206,6 +207,8 @@ class Reader(MemorySource):
             fetched = self._drain(partitions, max_records)
         if self._failures and partitions:
             raise self._failures.pop(0)
+        # What was taken from the client may be on its way for a while.
+        await asyncio.sleep(self._link.delay())
         await self._alive()
         return fetched
 
