@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -153,6 +153,10 @@ class Member:
             while psutil.Process(self.process.pid).status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
+    def rss_megabytes(self) -> float:
+        """Resident memory of the process."""
+        return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
+
     def told(self) -> str:
         """The log so far."""
         return self.log.read_text(errors="replace")
@@ -167,6 +171,11 @@ class Feed:
         self._line = line
         self._messages = iter(stream)
         self._rng = rng
+
+    def widen(self, partitions: int) -> Line:
+        """Send to so many partitions from now on; return the line that has them."""
+        self._line = replace(self._line, partitions=partitions)
+        return self._line
 
     async def send(self, count: int) -> None:
         """Send so many records as fast as they are taken."""
@@ -279,7 +288,8 @@ class Rig:
 
     async def as_owner(self, statement: str) -> None:
         """Run statements as the superuser, past the proxy."""
-        connection = await asyncpg.connect(self.line.dsn)
+        writes = {"default_transaction_read_only": "off"}  # whatever a scenario has told the server
+        connection = await asyncpg.connect(self.line.dsn, server_settings=writes)
         try:
             await connection.execute(statement)
         finally:

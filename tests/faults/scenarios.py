@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from tests.faults.rig import Member, Rig
+from tests.support.kafka import add_partitions, delete_group
 from tests.support.proxy import Cut, Trigger
 
 Scenario = Callable[[Rig], Awaitable[None]]
@@ -147,6 +148,266 @@ async def postgres_restored(rig: Rig) -> None:
     assert member.alive, member.told()[-3000:]
 
 
+# Those below are for `make chaos`: longer, or of less weight.
+
+
+async def killed_at_each_step(rig: Rig) -> None:
+    """F2, F3: killed after the compare-and-set, before COMMIT, and right after it."""
+    rig.flow(RATE)
+    for step in ("before_cas", "after_cas", "before_commit", "after_commit"):
+        visit = rig.rng.randrange(1, 6)
+        victim = await rig.member(extra={"NEWSLOOM_TEST_FAILPOINT": f"{step}:{visit}:kill9"})
+        async with asyncio.timeout(60):
+            assert await victim.process.wait() == -signal.SIGKILL, victim.told()[-3000:]
+    await rig.member()
+    await rig.progress(1)
+
+
+async def rebalance_storm(rig: Rig, rounds: int = 8) -> None:
+    """F7: members come and go, politely, all the time."""
+    steady = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(100)
+    before = await rig.line.position()
+    for _ in range(rounds):
+        guest = await rig.member()
+        await _said(guest, '"admin port open"')
+        await asyncio.sleep(rig.rng.uniform(0.1, 3))
+        assert await guest.terminate() == 0, guest.told()[-3000:]
+    rig.figures["progress in the storm"] = await rig.line.position() - before
+    assert rig.figures["progress in the storm"] > 0
+    assert steady.alive
+
+
+async def backends_killed(rig: Rig, rounds: int = 12) -> None:
+    """F11: pg_terminate_backend, again and again."""
+    member = await rig.member()
+    rig.flow(RATE)
+    for _ in range(rounds):
+        await rig.progress(20)
+        await asyncio.sleep(rig.rng.uniform(0, 0.3))
+        await rig.as_owner(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"  # noqa: S608 - a name of ours
+            f" WHERE usename = '{member.login}'"
+        )
+    assert member.alive, member.told()[-3000:]
+
+
+async def postgres_frozen(rig: Rig, seconds: float = 15) -> None:
+    """F12: the server hangs with all its backends; deadlines fire, heartbeats go on."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(200)
+    rig.bench.postgres.freeze()
+    await asyncio.sleep(seconds)
+    rig.bench.postgres.thaw()
+    rig.figures["resumed after s"] = await rig.progress(1, patience=20)
+    _never_left(member)
+
+
+async def postgres_restarted(rig: Rig, rounds: int = 3) -> None:
+    """F13: restarts under load."""
+    member = await rig.member()
+    rig.flow(RATE)
+    for _ in range(rounds):
+        await rig.progress(100)
+        await asyncio.to_thread(rig.bench.postgres.stop)
+        await asyncio.to_thread(rig.bench.postgres.start)
+        rig.figures["resumed after s"] = await rig.progress(1, patience=10)
+    assert member.alive, member.told()[-3000:]
+
+
+async def postgres_unreachable(rig: Rig, seconds: float = 12) -> None:
+    """F15: nothing comes back from Postgres, and nobody says so."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(200)
+    rig.postgres.blackhole()
+    await asyncio.sleep(seconds)
+    rig.postgres.heal()
+    rig.figures["resumed after s"] = await rig.progress(1, patience=45)
+    _never_left(member)
+
+
+async def postgres_slow(rig: Rig, seconds: float = 15) -> None:
+    """F16: each way takes 200 ms, 64 KB/s: throughput falls, membership stays, memory is kept."""
+    member = await rig.member()
+    rig.flow(50)
+    await rig.progress(50)
+    rig.postgres.latency_seconds, rig.postgres.bytes_per_second = 0.2, 64 << 10
+    await asyncio.sleep(seconds)
+    await rig.progress(1)
+    rig.figures["RSS MB"] = member.rss_megabytes()
+    rig.postgres.heal()
+    _never_left(member)
+
+
+async def statements_fail(rig: Rig) -> None:
+    """F18, F19, F20: statements fail with the codes of an outage; no healthy record is blamed."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(100)
+    await rig.as_owner(INJECTION)
+    for code in ("53100", "40P01", "55P03", "53300", "57014", "08006"):
+        await rig.as_owner(f"UPDATE fault_audit.injected SET code = '{code}'")  # noqa: S608
+        before = await rig.line.position()
+        await asyncio.sleep(2)
+        assert await rig.line.position() - before <= 200, "it was not felt"
+        await rig.as_owner("UPDATE fault_audit.injected SET code = NULL")
+        rig.figures["resumed after s"] = await rig.progress(1, patience=10)
+    assert member.alive, member.told()[-3000:]
+
+
+INJECTION = """
+CREATE TABLE fault_audit.injected (code text);
+INSERT INTO fault_audit.injected VALUES (NULL);
+CREATE FUNCTION fault_audit.fail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE told text := (SELECT code FROM fault_audit.injected);
+BEGIN
+    IF told IS NOT NULL THEN
+        RAISE EXCEPTION 'injected' USING ERRCODE = told;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER fault_injected AFTER INSERT OR UPDATE ON newsloom.articles
+    FOR EACH STATEMENT EXECUTE FUNCTION fault_audit.fail();
+"""
+
+
+async def read_only(rig: Rig) -> None:
+    """F17: the server turns read-only, as one that has lost its role."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(100)
+    await rig.as_owner("ALTER SYSTEM SET default_transaction_read_only = on")
+    try:
+        await rig.as_owner("SELECT pg_reload_conf()")
+        await asyncio.sleep(3)
+    finally:
+        await rig.as_owner("ALTER SYSTEM RESET default_transaction_read_only")
+        await rig.as_owner("SELECT pg_reload_conf()")
+    rig.figures["resumed after s"] = await rig.progress(1, patience=10)
+    assert '"25006"' in member.told()
+
+
+async def schema_changes(rig: Rig) -> None:
+    """F21: tables change under prepared statements."""
+    member = await rig.member()
+    rig.flow(RATE)
+    for number in range(3):
+        await rig.progress(100)
+        await rig.as_owner(f"ALTER TABLE newsloom.articles ADD COLUMN faults_{number} integer")
+        await rig.as_owner(f"ALTER TABLE newsloom.article_urls ADD COLUMN faults_{number} integer")
+    await rig.progress(100)
+    assert member.alive, member.told()[-3000:]
+
+
+async def right_revoked(rig: Rig) -> None:
+    """F22: a right is missing: wait and tell, blame no record, heal with the GRANT."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(100)
+    await rig.as_owner(f"ALTER ROLE {member.login} NOSUPERUSER")
+    await asyncio.sleep(3)
+    await rig.as_owner(f"ALTER ROLE {member.login} SUPERUSER")
+    rig.figures["resumed after s"] = await rig.progress(1, patience=10)
+    assert '"42501"' in member.told()
+
+
+async def broker_frozen(rig: Rig, seconds: float = 15) -> None:
+    """F24: the broker hangs."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(200)
+    rig.bench.kafka.freeze()
+    await asyncio.sleep(seconds)
+    rig.bench.kafka.thaw()
+    rig.figures["resumed after s"] = await rig.progress(1000, patience=60)
+    assert member.alive, member.told()[-3000:]
+
+
+async def broker_link_breaks(rig: Rig, rounds: int = 8) -> None:
+    """F27: every link to Kafka is reset every two seconds, and what passes is sliced."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(100)
+    rig.kafka.slice_bytes = 97
+    for _ in range(rounds):
+        await asyncio.sleep(2)
+        rig.kafka.reset_all()
+    rig.kafka.heal()
+    rig.figures["resumed after s"] = await rig.progress(500, patience=60)
+    assert member.alive, member.told()[-3000:]
+
+
+async def broker_link_corrupts(rig: Rig, flips: int = 6) -> None:
+    """F28: bits of what Kafka sends are wrong; a checksum tells, and nothing else is lost."""
+    await rig.feed.send(2000)
+    member = await rig.member()
+    rig.kafka.flip_from = 20_000
+    rig.flow(RATE)
+    for _ in range(flips):
+        rig.kafka.flips = 1
+        await rig.progress(200)
+    rig.kafka.heal()
+    rig.figures["polls failed"] = member.told().count('"poll failed"')
+    assert member.alive, member.told()[-3000:]
+
+
+async def more_partitions(rig: Rig) -> None:
+    """F32: partitions are added while records come."""
+    await rig.member()
+    rig.flow(RATE)
+    await rig.progress(100)
+    await add_partitions(rig.line.bootstrap, rig.line.topic, rig.line.partitions + 2)
+    rig.line = rig.feed.widen(rig.line.partitions + 2)
+    await rig.progress(200)
+    async with asyncio.timeout(90):  # the client looks for new partitions now and then
+        while len(await rig.owners()) < rig.line.partitions:  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
+
+
+async def group_deleted(rig: Rig) -> None:
+    """F34: the group and its mirrored offsets are gone: positions live elsewhere."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(200)
+    await asyncio.sleep(6)  # the mirror has been written
+    assert await member.terminate() == 0
+    await delete_group(rig.line.bootstrap, rig.line.group)
+    await rig.member()
+    await rig.progress(200)
+
+
+async def stopped_politely(rig: Rig) -> None:
+    """F39: SIGTERM under load, and SIGTERM while both services hang."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(200)
+    began = time.time()
+    assert await member.terminate(30) == 0, member.told()[-3000:]
+    rig.figures["stopped after s"] = time.time() - began
+    heir = await rig.member()
+    await rig.progress(100)
+    rig.bench.postgres.freeze()
+    rig.bench.kafka.freeze()
+    await asyncio.sleep(1)
+    try:
+        began = time.time()
+        await heir.terminate(30)
+        rig.figures["stopped alone after s"] = time.time() - began
+    finally:
+        rig.bench.kafka.thaw()
+        rig.bench.postgres.thaw()
+    await rig.member()
+
+
+def _never_left(member: Member) -> None:
+    """A member that waits for Postgres keeps its partitions: it is assigned once."""
+    assert member.alive, member.told()[-3000:]
+    assert member.told().count('"partitions assigned"') == 1, member.told()[-3000:]
+
+
 SHORT: dict[str, Scenario] = {
     "F1": killed_anywhere,
     "F4": frozen_before_transaction,
@@ -157,3 +418,26 @@ SHORT: dict[str, Scenario] = {
     "F33": postgres_restored,
 }
 """Those that `make test` runs."""
+
+ALL: dict[str, Scenario] = {
+    **SHORT,
+    "F2-F3": killed_at_each_step,
+    "F5": frozen_in_transaction,
+    "F7": rebalance_storm,
+    "F11": backends_killed,
+    "F12": postgres_frozen,
+    "F13": postgres_restarted,
+    "F15": postgres_unreachable,
+    "F16": postgres_slow,
+    "F17": read_only,
+    "F18-F20": statements_fail,
+    "F21": schema_changes,
+    "F22": right_revoked,
+    "F24": broker_frozen,
+    "F27": broker_link_breaks,
+    "F28": broker_link_corrupts,
+    "F32": more_partitions,
+    "F34": group_deleted,
+    "F39": stopped_politely,
+}
+"""Those that `make chaos` draws from."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from uuid import uuid4
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from newsloom.adapters.embedded import EmbeddedKafka, default_cache
 from tests.support.services import start_or_fail
@@ -65,5 +65,27 @@ async def create_topic(
         response = await admin.create_topics([new])
         failed = [error for error in response.topic_errors if error[1] != 0]
         assert not failed, failed
+    finally:
+        await admin.close()
+
+
+async def add_partitions(bootstrap: str, topic: str, total: int) -> None:
+    """Give a Kafka topic more partitions."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        response = await admin.create_partitions({topic: NewPartitions(total)})
+        failed = [error for error in response.topic_errors if error[1] != 0]
+        assert not failed, failed
+    finally:
+        await admin.close()
+
+
+async def delete_group(bootstrap: str, group: str) -> None:
+    """Delete a consumer group and its offsets; it must be empty."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_consumer_groups([group])
     finally:
         await admin.close()

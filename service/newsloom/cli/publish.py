@@ -68,15 +68,13 @@ def publish(  # noqa: PLR0917 - click passes them by name
     settings = load_settings()
     options = PublishOptions(dry_run=dry_run, watch=watch, fail_fast=fail_fast, backfill=backfill)
     kafka = None if dry_run else kafka_settings(settings, tell)
-    interrupted = False
+    asked: list[int] = []
+    view = _View()
 
     async def main() -> "PublishSummary":
-        nonlocal interrupted
         stop = asyncio.Event()
-        with ExitStack() as stack:
-            view = stack.enter_context(_View.open(report_file))
-            asked = stack.enter_context(_stop_on_signals(stop))
-            summary = await publish_files(
+        with view.open(report_file), _stop_on_signals(stop, asked):
+            return await publish_files(
                 paths,
                 options,
                 settings=settings.publish,
@@ -84,8 +82,6 @@ def publish(  # noqa: PLR0917 - click passes them by name
                 observe=view.observe,
                 stop=stop,
             )
-        interrupted = bool(asked)
-        return summary
 
     try:
         summary = _run(main())
@@ -93,11 +89,13 @@ def publish(  # noqa: PLR0917 - click passes them by name
         if kafka is not None and error.code == "UnknownTopicOrPartitionError":
             topic = BACKFILL_TOPIC if backfill else kafka.articles_topic
             tell(f"the Kafka topic {topic} does not exist: `newsloom topics apply` creates it")
+        if view.accepted:
+            tell(f"{view.accepted} records were acknowledged before; publish again for the rest")
         raise
     except NothingToReadError as error:
         raise click.UsageError(f"{error}: no such file, and no record matches it") from None
     _show(summary, output, dry_run=dry_run)
-    if interrupted and not watch:
+    if asked and not watch:
         return ExitCode.INTERRUPTED
     return ExitCode.RECORDS_REJECTED if summary.refused else ExitCode.OK
 
@@ -114,19 +112,22 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
 class _View:
     """What a person sees while it runs, and the report: one line for each document."""
 
-    def __init__(self, report: IO[str] | None, progress: Any) -> None:
-        self._report = report
-        self._progress = progress
-        self._task = None if progress is None else progress.add_task("publishing", total=None)
+    def __init__(self) -> None:
+        self.accepted = 0
         self._rejects = 0
+        self._report: IO[str] | None = None
+        self._progress: Any = None
+        self._task: Any = None
 
-    @classmethod
     @contextmanager
-    def open(cls, report_file: Path | None) -> Iterator["_View"]:
+    def open(self, report_file: Path | None) -> Iterator[None]:
         with ExitStack() as stack:
-            report = stack.enter_context(report_file.open("w")) if report_file else None
-            progress = stack.enter_context(_progress()) if sys.stderr.isatty() else None
-            yield cls(report, progress)
+            if report_file is not None:
+                self._report = stack.enter_context(report_file.open("w"))
+            if sys.stderr.isatty():
+                self._progress = stack.enter_context(_progress())
+                self._task = self._progress.add_task("publishing", total=None)
+            yield
 
     def observe(self, prepared: Sequence["Prepared"], results: Sequence["Result"]) -> None:
         for document, result in zip(prepared, results, strict=True):
@@ -135,6 +136,8 @@ class _View:
                 self._report.write(json.dumps(row, ensure_ascii=False) + "\n")
             if row["outcome"] == "refused":
                 self._tell_reject(row)
+            else:
+                self.accepted += 1
         if self._progress is not None:
             self._progress.advance(self._task, len(prepared))
 
@@ -192,10 +195,9 @@ def _progress() -> Any:
 
 
 @contextmanager
-def _stop_on_signals(stop: asyncio.Event) -> Iterator[list[int]]:
+def _stop_on_signals(stop: asyncio.Event, seen: list[int]) -> Iterator[None]:
     """Set `stop` at the first SIGINT or SIGTERM and note it; a second one ends at once."""
     loop = asyncio.get_running_loop()
-    seen: list[int] = []
 
     def asked(number: int) -> None:
         seen.append(number)
@@ -208,7 +210,7 @@ def _stop_on_signals(stop: asyncio.Event) -> Iterator[list[int]]:
         with suppress(ValueError, RuntimeError, NotImplementedError):
             loop.add_signal_handler(number, asked, number)
     try:
-        yield seen
+        yield
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(ValueError, RuntimeError, NotImplementedError):
