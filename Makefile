@@ -4,6 +4,7 @@
 SHELL := /bin/sh
 ARGS ?=
 VENV := .venv
+CONTENDERS := .venv-contenders
 BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.newsloom-demo
 DEV_READY := $(VENV)/.newsloom-dev
@@ -58,6 +59,15 @@ fix: $(DEV_READY)  ## let ruff mend and format what it can
 quality: $(DEV_READY)  ## accuracy of addresses, copies and stories on labelled texts, as a table and JSON
 	@$(BIN)/python -m bench.quality $(ARGS)
 
+.PHONY: bench
+bench: $(DEV_READY) $(CONTENDERS)/.ready  ## newsloom beside its limits and competitors: a table and JSON (ARGS="--records 2000")
+	@$(BIN)/python -m bench.run --contenders $(CONTENDERS)/bin/python $(ARGS)
+
+.PHONY: bench-full
+bench-full: $(DEV_READY) $(CONTENDERS)/.ready  ## the same over 100,000 records; takes as long as it needs
+	@$(BIN)/python -m bench.run --contenders $(CONTENDERS)/bin/python --records 100000 \
+		--output bench/results/bench-full.json $(ARGS)
+
 .PHONY: coverage
 coverage: $(DEV_READY)  ## the test suite with branch coverage
 	$(BIN)/coverage run -m pytest $(ARGS)
@@ -87,6 +97,12 @@ clean:  ## remove .venv, caches and build output (not .newsloom, where the demo'
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist \
 		service/*.egg-info .coverage htmlcov
 	find service tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What newsloom is compared with has its own needs, so it has its own environment.
+$(CONTENDERS)/.ready: bench/contenders/requirements.txt
+	@python3 -m venv $(CONTENDERS)
+	@$(CONTENDERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/contenders/requirements.txt
+	@touch $@
 
 # The stamps make a second run instant. Each lock file names the whole of what it installs.
 $(DEMO_READY): tools/install requirements-demo.lock pyproject.toml

@@ -1,0 +1,1 @@
+"""The others: programs of their own, in an environment of their own; see `bench.field`."""
