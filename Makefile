@@ -59,6 +59,10 @@ fix: $(DEV_READY)  ## let ruff mend and format what it can
 quality: $(DEV_READY)  ## accuracy of addresses, copies and stories on labelled texts, as a table and JSON
 	@$(BIN)/python -m bench.quality $(ARGS)
 
+.PHONY: explain
+explain: $(DEV_READY)  ## plans and times of the cookbook's queries on 500,000 articles (ARGS="--ingest 50")
+	@$(BIN)/python -m bench.explain $(ARGS)
+
 .PHONY: bench
 bench: $(DEV_READY) $(CONTENDERS)/.ready  ## newsloom beside its limits and competitors: a table and JSON (ARGS="--records 2000")
 	@$(BIN)/python -m bench.run --contenders $(CONTENDERS)/bin/python $(ARGS)

@@ -53,6 +53,7 @@ CREATE FUNCTION newsloom.matching_articles(
     max_candidates integer
 ) RETURNS TABLE (article_id uuid, moment timestamptz, rank real)
 LANGUAGE plpgsql STABLE
+ROWS 100
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
 AS $$
@@ -112,6 +113,7 @@ CREATE FUNCTION newsloom.similar_titles(
     max_candidates integer
 ) RETURNS TABLE (article_id uuid, moment timestamptz, rank real)
 LANGUAGE sql STABLE
+ROWS 100
 SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT NULL::uuid, NULL::timestamptz, NULL::real WHERE false
@@ -227,7 +229,6 @@ BEGIN
                 f.moment,
                 f.rank,
                 k.copy_of,
-                s.story_id,
                 row_number() OVER (
                     PARTITION BY coalesce(k.copy_of, f.article_id)
                     ORDER BY k.copy_of IS NOT NULL, f.rank DESC, f.moment DESC, f.article_id
@@ -235,7 +236,6 @@ BEGIN
             FROM found AS f
             JOIN newsloom.articles AS a USING (article_id)
             LEFT JOIN newsloom.copies AS k USING (article_id)
-            LEFT JOIN newsloom.story_articles AS s USING (article_id)
             WHERE a.merged_into IS NULL AND a.erased_at IS NULL
         ), page AS (
             SELECT * FROM grouped AS g
@@ -264,7 +264,7 @@ BEGIN
             p.copy_of,
             (SELECT count(*)::integer FROM newsloom.copies AS o
              WHERE o.copy_of = coalesce(p.copy_of, p.article_id)),
-            p.story_id,
+            (SELECT s.story_id FROM newsloom.story_articles AS s WHERE s.article_id = p.article_id),
             p.rank,
             how
         FROM page AS p

@@ -47,6 +47,7 @@ CREATE OR REPLACE FUNCTION newsloom.similar_titles(
     max_candidates integer
 ) RETURNS TABLE (article_id uuid, moment timestamptz, rank real)
 LANGUAGE plpgsql STABLE
+ROWS 100
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
 SET pg_trgm.word_similarity_threshold = 0.5
@@ -112,6 +113,7 @@ CREATE OR REPLACE FUNCTION newsloom.similar_titles(
     max_candidates integer
 ) RETURNS TABLE (article_id uuid, moment timestamptz, rank real)
 LANGUAGE sql STABLE
+ROWS 100
 SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT NULL::uuid, NULL::timestamptz, NULL::real WHERE false
