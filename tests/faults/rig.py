@@ -200,6 +200,7 @@ class Feed:
             linger_ms=10,
             request_timeout_ms=5000,
             retry_backoff_ms=200,
+            metadata_max_age_ms=2000,
         )
         await producer.start()
         try:
@@ -229,12 +230,13 @@ class Feed:
         self, producer: AIOKafkaProducer, message: Message, partition: int
     ) -> Acknowledged:
         value = message.value()
+        known = await producer.partitions_for(self._line.topic)
         receipt = await producer.send_and_wait(
             self._line.topic,
             value=value,
             key=message.key(),
             headers=message.headers(),
-            partition=partition,
+            partition=partition % len(known),  # of new ones it learns after a while
         )
         return Acknowledged(receipt.partition, receipt.offset, digest(value))
 

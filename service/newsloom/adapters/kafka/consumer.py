@@ -35,6 +35,9 @@ from newsloom.settings import IngestSettings, KafkaSettings
 
 logger = logging.getLogger(__name__)
 
+_METADATA_MAX_AGE_MS = 30_000
+"""New partitions are noticed after this time at the latest; aiokafka's own choice is 5 minutes."""
+
 _MIRROR_TIMEOUT_SECONDS = 3.0
 _STOP_TIMEOUT_SECONDS = 10.0
 
@@ -51,6 +54,7 @@ async def open_source(
         auto_offset_reset="none",
         isolation_level="read_committed",
         check_crcs=True,
+        metadata_max_age_ms=_METADATA_MAX_AGE_MS,
         session_timeout_ms=_ms(ingest.session_timeout_seconds),
         heartbeat_interval_ms=_ms(ingest.heartbeat_interval_seconds),
         rebalance_timeout_ms=_ms(ingest.rebalance_timeout_seconds),
