@@ -70,10 +70,11 @@ def test_promtool_accepts_the_groups_of_the_prometheus_rule(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "document", of_kind("Deployment", "Job"), ids=lambda d: d["metadata"]["name"]
+    "document", of_kind("Deployment", "Job", "CronJob"), ids=lambda d: d["metadata"]["name"]
 )
 def test_pods_are_hardened(document: dict[str, Any]) -> None:
-    pod = document["spec"]["template"]["spec"]
+    job = document["spec"].get("jobTemplate", document)
+    pod = job["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] >= 10_000
@@ -147,6 +148,18 @@ def test_secrets_that_are_read_are_the_ones_that_the_documentation_lists() -> No
     keys |= {item["key"] for item in authentication["spec"]["secretTargetRef"]}
     for key in keys:
         assert f"`{key}`" in page, key
+
+
+def test_maintenance_runs_one_at_a_time_and_often_enough() -> None:
+    (job,) = of_kind("CronJob")
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    minute, *rest = job["spec"]["schedule"].split()
+    assert minute.isdigit()
+    assert rest == ["*"] * 4  # every hour: partitions are made a week ahead
+    template = job["spec"]["jobTemplate"]["spec"]
+    assert template["activeDeadlineSeconds"] < 3600
+    (container,) = template["template"]["spec"]["containers"]
+    assert container["args"] == ["maintain"]
 
 
 def test_every_role_is_scraped() -> None:
