@@ -21,8 +21,8 @@ FILL = f"""
 INSERT INTO newsloom.articles (article_id, first_seen_at, observed_at, signals_at, version,
     revision, heat, article_key, content_hash, secured)
 VALUES
-    ('{ONE}', '2026-01-01Z', '2026-01-02Z', '2026-01-02Z', 3, 2, 7, 'a.example/1', '\\x01', 'x;y'),
-    ('{TWO}', '2026-01-01Z', '2026-01-02Z', '2026-01-02Z', 1, 1, NULL, 'b.example/2', '\\x02', NULL);
+    ('{ONE}', '2026-01-01Z', '2026-01-02Z', '2026-01-02Z', 3, 2, 7, 'a.example/1', '\\x01', 's'),
+    ('{TWO}', '2026-01-01Z', '2026-01-02Z', '2026-01-02Z', 1, 1, NULL, 'b.example', '\\x02', NULL);
 INSERT INTO newsloom.article_contents (article_id, observed_at, published_at, is_mention,
     is_removed, canonical_url, title, body, language, provider_domain, provider_name, topics)
 VALUES
