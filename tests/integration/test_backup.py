@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from newsloom.adapters.embedded import EmbeddedPostgres
 from newsloom.adapters.embedded.folders import service_owner
 from tests.support import compare
-from tests.support.blackbox import Line, finish, send
+from tests.support.blackbox import Line, finish, kill, send
 from tests.support.generator import Stream
 from tests.support.kafka import MakeTopic, create_topic
 from tests.support.postgres import dsn_of
@@ -117,7 +117,8 @@ async def loaded(line: Line) -> AsyncIterator[Loaded]:
     await line.reached(FIRST + 50, 60)
     yield Loaded(line, process)
     if process.returncode is None:
-        process.kill()
+        kill(process)
+        await process.communicate()
 
 
 async def is_as_if_never_interrupted(restored: Line, original: Line) -> None:
