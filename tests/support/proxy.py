@@ -71,6 +71,7 @@ class Proxy:
         self.bytes_per_second: int | None = None
         self.flips = 0
         self.flip_from = 2000
+        self.flipped = 0
         self.accepted = 0
         self._open = asyncio.Event()
         self._open.set()
@@ -187,6 +188,7 @@ class Proxy:
             raise _BrokenError
         if self.flips and len(data) >= self.flip_from:
             self.flips -= 1
+            self.flipped += 1
             middle = len(data) // 2
             return data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
         return data
