@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,8 @@ def main() -> None:
     parser.add_argument("--contenders", type=Path, help="a Python with their packages")
     parser.add_argument("--output", type=Path, default=Path("bench/results/bench.json"))
     options = parser.parse_args()
+    # Asked to end, it ends its Kafka and Postgres too.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     results = uvloop.run(_run(options))
     print(table(results))
     options.output.parent.mkdir(parents=True, exist_ok=True)
