@@ -41,7 +41,7 @@ from newsloom.ports import Batch, TopicPartition
 from newsloom.settings import PostgresSettings
 
 ROOT: Final = Path(__file__).parents[1]
-BIG: Final = 10_000
+BIG: Final = 100_000
 """Rows from which on reading a table from end to end is a fault."""
 
 CONFIG: Final = {
@@ -146,6 +146,8 @@ async def _explain(reader: asyncpg.Connection, one: Measured) -> None:
 
 
 async def _explain_outside(reader: asyncpg.Connection, one: Measured) -> None:
+    # Counters of a transaction leave its parallel workers out.
+    await reader.execute("SET LOCAL max_parallel_workers_per_gather = 0")
     before = {row["relname"]: row for row in await reader.fetch(_READ)}
     began = time.perf_counter()
     one.rows = len(await reader.fetch(one.sql))
@@ -155,12 +157,13 @@ async def _explain_outside(reader: asyncpg.Connection, one: Measured) -> None:
         one.fetched += row["fetched"] - base["fetched"]
         if (scanned := row["scanned"] - base["scanned"]) > BIG:
             one.scans[row["relname"]] = scanned
+    await reader.execute("SET LOCAL max_parallel_workers_per_gather TO DEFAULT")
     plan = await reader.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {one.sql}")
     one.plan = "\n".join(row[0] for row in plan)
     (explained,) = await reader.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {one.sql}")
     (top,) = json.loads(explained[0])
     one.buffers = top["Plan"]["Shared Hit Blocks"] + top["Plan"]["Shared Read Blocks"]
-    _collect_indexes(top["Plan"], one.indexes)
+    _collect(top["Plan"], one)
 
 
 async def _explain_inside(reader: asyncpg.Connection, one: Measured) -> None:
@@ -175,15 +178,20 @@ async def _explain_inside(reader: asyncpg.Connection, one: Measured) -> None:
     reader.remove_log_listener(listen)
     for message in messages:
         if "{" in message:
-            _collect_indexes(json.loads(message[message.index("{") :])["Plan"], one.indexes)
+            _collect(json.loads(message[message.index("{") :])["Plan"], one)
 
 
-def _collect_indexes(plan: dict[str, Any], names: set[str]) -> None:
+def _collect(plan: dict[str, Any], one: Measured) -> None:
+    """Note the indexes of a plan, and tables that it reads from end to end, workers included."""
     if "Index Name" in plan:
         # Partitions' indexes are called after their partition.
-        names.add(re.sub(r"_\d{6,8}(?=_)|_default(?=_)", "", plan["Index Name"]))
+        one.indexes.add(re.sub(r"_\d{6,8}(?=_)|_default(?=_)", "", plan["Index Name"]))
+    if plan["Node Type"] == "Seq Scan":
+        each = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        if (scanned := int(each * plan["Actual Loops"])) > BIG:
+            one.scans[plan["Relation Name"]] = scanned
     for part in plan.get("Plans", ()):
-        _collect_indexes(part, names)
+        _collect(part, one)
 
 
 @asynccontextmanager
