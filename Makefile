@@ -3,6 +3,8 @@
 
 SHELL := /bin/sh
 ARGS ?=
+# Tests wait more than they compute. Each worker has a Kafka and a Postgres of its own.
+SPREAD := --numprocesses logical --maxprocesses 4 --dist worksteal
 VENV := .venv
 CONTENDERS := .venv-contenders
 BIN := $(VENV)/bin
@@ -32,7 +34,7 @@ services-stop:  ## stop the Kafka and Postgres that the demo started
 
 .PHONY: test
 test: $(DEV_READY)  ## the whole test suite against real services (ARGS="tests/unit -x" narrows it)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 .PHONY: chaos
 chaos: $(DEV_READY)  ## faults of all kinds on real services, 5 minutes (ARGS="--seconds 60 --seed 7 --only F4,F23")

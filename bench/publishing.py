@@ -1,7 +1,6 @@
 """How fast `newsloom publish` is: front matter files of 14 KB, and small records as NDJSON."""
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -9,10 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bench.stage import Stage
 from bench.workloads import Made, make
+from newsloom.core.workloads import front_matter
 
 C = TypeVar("C")
 
@@ -54,27 +54,3 @@ def _timed(stage: Stage, topic: str, folder: Path, count: int) -> float:
     started = time.perf_counter()
     subprocess.run(command, env=env, check=True, capture_output=True)  # noqa: S603 - our own
     return count / (time.perf_counter() - started)
-
-
-def front_matter(record: dict[str, Any]) -> str:
-    """Write a record as the family does: YAML between `---` lines, then the body."""
-    lines = _yaml({name: value for name, value in record.items() if name != "body"}, "")
-    return "\n".join(["---", *lines, "---", str(record.get("body", "")), ""])
-
-
-def _yaml(mapping: dict[str, Any], pad: str) -> list[str]:
-    lines: list[str] = []
-    for name, value in mapping.items():
-        if isinstance(value, dict):
-            lines += [f"{pad}{name}:", *_yaml(value, pad + "  ")]
-        elif isinstance(value, list):
-            lines.append(f"{pad}{name}:")
-            for item in value:
-                first, *rest = (
-                    _yaml(item, pad + "    ") if isinstance(item, dict) else [json.dumps(item)]
-                )
-                lines += [f"{pad}  - {first.lstrip()}", *rest]
-        else:
-            # JSON's quoted text is YAML's; numbers and booleans stay bare, as in real records.
-            lines.append(f"{pad}{name}: {json.dumps(value, ensure_ascii=False)}")
-    return lines
