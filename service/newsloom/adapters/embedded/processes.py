@@ -90,8 +90,11 @@ class ServiceProcess:
 
     def freeze(self) -> None:
         """Stop the process and its children in their tracks (SIGSTOP), as a hung machine would."""
-        for pid in _family(self._living().pid):
+        family = _family(self._living().pid)
+        for pid in family:
             _signal(pid, signal.SIGSTOP)
+        # Threads stop one by one, each when it next meets the signal: until then it may answer.
+        _wait(lambda: all(_is_frozen(pid) for pid in family), seconds=10)
 
     def thaw(self) -> None:
         """Let a frozen process go on."""
@@ -254,6 +257,17 @@ def _family(pid: int) -> list[int]:
     for member in family:
         family.extend(child for child, parent in parents.items() if parent == member)
     return family
+
+
+def _is_frozen(pid: int) -> bool:
+    """Tell whether no thread of a process runs any more: all are stopped, or gone."""
+    states = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            states.append(stat.read_text().rpartition(")")[2].split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return all(state in {"T", "Z", "X"} for state in states)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
