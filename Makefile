@@ -40,6 +40,10 @@ test: $(DEV_READY)  ## the whole test suite against real services (ARGS="tests/u
 chaos: $(DEV_READY)  ## faults of all kinds on real services, 5 minutes (ARGS="--seconds 60 --seed 7 --only F4,F23")
 	$(BIN)/python -m tests.faults.chaos $(ARGS)
 
+.PHONY: figures
+figures: $(DEV_READY)  ## the guarantee's figures: bounces, kills, recovery, outages (ARGS="bounce-hard --seed 7")
+	$(BIN)/python -m tests.faults.figures $(ARGS)
+
 .PHONY: mutants
 mutants: $(DEV_READY)  ## take out each safety line: does a test notice? (ARGS="NAME..." for some)
 	$(BIN)/python tools/mutants $(ARGS)

@@ -10,53 +10,12 @@ Exit 1 when an invariant was broken. Each line says the scenario's own seed: `--
 
 import argparse
 import asyncio
-import logging
-import os
 import random
-import shutil
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-from newsloom.adapters.embedded import default_cache
-from tests.faults.rig import Bench, open_rig
-from tests.faults.scenarios import ALL
-
-CAUGHT = (Exception,)
-"""What one scenario raises is its verdict; the others still run."""
-
-
-async def play(bench: Bench, folder: Path, name: str, seed: int, *, replay: bool) -> bool:
-    """Run one scenario and print its line; tell whether it held."""
-    began = time.monotonic()
-    problem = ""
-    figures: dict[str, float] = {}
-    told = ""
-    try:
-        async with open_rig(bench, folder, seed) as rig:
-            figures = rig.figures
-            await ALL[name](rig)
-            figures["drained after s"] = await rig.drained(120)
-            verdict = await rig.verdict()
-            told = (
-                f"{verdict.records} records, {verdict.transactions} transactions, "
-                f"{verdict.claims} claims, stall {verdict.longest_stall_seconds:.1f} s"
-            )
-            problem = verdict.told()
-            if replay and not problem and (differs := await rig.replayed()):
-                problem = f"I6: {differs}"
-    except CAUGHT as error:
-        problem = f"{type(error).__name__}: {error}"
-    seconds = time.monotonic() - began
-    shown = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
-    print(
-        f"{'BROKEN' if problem else 'held':7}{name:11}{seed:7} {seconds:6.0f} s  {told}; {shown}",
-        flush=True,
-    )
-    if problem:
-        print(f"       {problem}", flush=True)
-    return not problem
+from tests.faults.catalogue import ALL
+from tests.faults.playing import Play, open_bench
 
 
 def main() -> int:
@@ -67,26 +26,26 @@ def main() -> int:
     parser.add_argument("--only", default="", help="names of scenarios, separated by commas")
     parser.add_argument("--each", action="store_true", help="each scenario once, whatever the time")
     parser.add_argument("--replay", action="store_true", help="replay each Kafka topic too (I6)")
+    parser.add_argument("--list", action="store_true", help="name the scenarios and end")
     options = parser.parse_args()
+    if options.list:
+        for name, scenario in ALL.items():
+            print(f"{name:12}{(scenario.__doc__ or '').partition(chr(10))[0]}")
+        return 0
     names = [name for name in options.only.split(",") if name] or list(ALL)
+    if unknown := set(names) - set(ALL):
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; --list names them")
     rng = random.Random(options.seed)
     rng.shuffle(names)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that dies is talked about
-    folder = Path(tempfile.mkdtemp(prefix="newsloom-chaos-"))
-    folder.chmod(0o711)
-    bench = Bench(folder, default_cache(os.environ, folder))
     print(f"seed {options.seed}", flush=True)
     held: list[bool] = []
-    deadline = time.monotonic() + options.seconds
-    try:
-        bench.start()
+    with open_bench() as (bench, folder):
+        deadline = time.monotonic() + options.seconds
         while len(held) < len(names) if options.each else time.monotonic() < deadline:
             seed = options.seed if len(names) == 1 and not held else rng.randrange(10**6)
             name = names[len(held) % len(names)]
-            held.append(asyncio.run(play(bench, folder, name, seed, replay=options.replay)))
-    finally:
-        bench.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+            play = Play(name, ALL[name], seed, replay=options.replay)
+            held.append(asyncio.run(play.run(bench, folder)))
     print(f"{sum(held)} of {len(held)} scenarios held, seed {options.seed}")
     return 0 if held and all(held) else 1
 

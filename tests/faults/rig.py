@@ -47,11 +47,15 @@ MEMBER = {
     "NEWSLOOM_INGEST_DRAIN_SECONDS": "5",
 }
 
+PRODUCTION = {"NEWSLOOM_INGEST_SESSION_TIMEOUT_SECONDS": "10"}
+"""Takes back what `Line` shortens for all tests; everything else is as it comes."""
+
 
 class Bench:
     """A broker and a server of our own, each reached through a proxy port. Blocking calls."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
+        self.cache = cache
         self.kafka_port = free_port()
         self.postgres_port = free_port()
         self.kafka = EmbeddedKafka(
@@ -245,19 +249,35 @@ class Rig:
     """One scenario's topic and database, and what happens to them."""
 
     def __init__(
-        self, bench: Bench, *, kafka: Proxy, postgres: Proxy, line: Line, folder: Path, seed: int
+        self,
+        bench: Bench,
+        *,
+        kafka: Proxy,
+        postgres: Proxy,
+        line: Line,
+        folder: Path,
+        seed: int,
+        stream: Stream | None = None,
     ) -> None:
         self.bench, self.kafka, self.postgres, self.line = bench, kafka, postgres, line
         self.rng = random.Random(seed)
-        self.feed = Feed(line, Stream(seed, deliveries=30_000), random.Random(seed))
+        self.seed = seed
+        self.feed = Feed(line, stream or Stream(seed, deliveries=30_000), random.Random(seed))
         self.members: list[Member] = []
         self.figures: dict[str, float] = {}
+        self.judged = ""
+        """Set by a scenario that has judged itself: what it has made sure of, in a few words."""
         self._folder = folder
         self._stop_feed = asyncio.Event()
         self._flowing: asyncio.Task[None] | None = None
 
-    async def member(self, *arguments: str, extra: Mapping[str, str] | None = None) -> Member:
-        """Start an ingest process that logs in under a name of its own."""
+    async def member(
+        self, *arguments: str, extra: Mapping[str, str] | None = None, quick: bool = True
+    ) -> Member:
+        """Start an ingest process that logs in under a name of its own.
+
+        `quick`: with short limits, so that less is waited for; else with those of production.
+        """
         login = f"member_{uuid4().hex[:12]}"
         await self.as_owner(f"CREATE ROLE {login} SUPERUSER LOGIN PASSWORD '{LOGIN_PASSWORD}'")
         log = self._folder / f"{login}.log"
@@ -271,7 +291,7 @@ class Rig:
                 stderr=stream,
                 env=self.line.environment(
                     {
-                        **MEMBER,
+                        **(MEMBER if quick else PRODUCTION),
                         "NEWSLOOM_POSTGRES_DSN": _dsn(
                             self.line.dsn, login, LOGIN_PASSWORD, self.postgres.port
                         ),
@@ -287,6 +307,10 @@ class Rig:
     def flow(self, rate: int) -> None:
         """Let records come at a rate until `drained`."""
         self._flowing = asyncio.create_task(self.feed.flow(rate, self._stop_feed))
+
+    def stop_flow(self) -> None:
+        """Let no more records come."""
+        self._stop_feed.set()
 
     async def as_owner(self, statement: str) -> None:
         """Run statements as the superuser, past the proxy."""
@@ -391,9 +415,17 @@ class Rig:
 
 @asynccontextmanager
 async def open_rig(
-    bench: Bench, folder: Path, seed: int, *, partitions: int = PARTITIONS
+    bench: Bench,
+    folder: Path,
+    seed: int,
+    *,
+    partitions: int = PARTITIONS,
+    stream: Stream | None = None,
 ) -> AsyncIterator[Rig]:
-    """Set a scenario up and tear it down. The services must run; they do again at the end."""
+    """Set a scenario up and tear it down. The services must run; they do again at the end.
+
+    `stream`: what the feed sends; else one of the seed.
+    """
     real = bench.kafka.port
     real_postgres = bench.postgres.port
     assert real is not None
@@ -407,7 +439,15 @@ async def open_rig(
         await create_database(bench.server, database, TEMPLATE)
         stack.push_async_callback(drop_database, bench.server, database)
         line = Line(bootstrap, dsn_of(bench.server, database), topic, partitions)
-        rig = Rig(bench, kafka=kafka, postgres=postgres, line=line, folder=folder, seed=seed)
+        rig = Rig(
+            bench,
+            kafka=kafka,
+            postgres=postgres,
+            line=line,
+            folder=folder,
+            seed=seed,
+            stream=stream,
+        )
         stack.push_async_callback(rig.close)
         stack.push_async_callback(_revive, bench)
         stack.callback(postgres.heal)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.catalogue import SHORT
 from tests.faults.rig import Bench, open_rig
-from tests.faults.scenarios import SHORT
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
 

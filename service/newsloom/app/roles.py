@@ -22,7 +22,7 @@ from newsloom.core.copies import DEFAULT_COPY_CONFIG
 from newsloom.core.stories import DEFAULT_STORY_CONFIG
 from newsloom.decoding import decode_deliveries
 from newsloom.errors import Unavailable
-from newsloom.failpoints import Checkpoint, checkpoint_from_env
+from newsloom.failpoints import Checkpoint, Failpoint, failpoint_from_env
 from newsloom.health import Health
 from newsloom.ingest import Ingest
 from newsloom.linker import Linker
@@ -95,7 +95,8 @@ async def run_roles(
         process = await stack.enter_async_context(
             open_process(settings, stop, needs=needs, owns_partitions=ingests)
         )
-        checkpoint = checkpoint_from_env(env, settings)
+        failpoint = failpoint_from_env(env, settings)
+        checkpoint = failpoint.checkpoint if failpoint else None
         async with asyncio.TaskGroup() as tasks:
             helpers = [
                 tasks.create_task(watch_loop_lag(process.metrics, stop), name="loop-lag"),
@@ -105,7 +106,7 @@ async def run_roles(
                 helpers.append(tasks.create_task(watching, name="idle"))
             work = []
             if ingests:
-                work.append(tasks.create_task(_ingest(process, checkpoint, running), name="ingest"))
+                work.append(tasks.create_task(_ingest(process, failpoint, running), name="ingest"))
             if Role.LINK in roles:
                 beat = _nothing if ingests else process.health.beat
                 linking = _link(process, checkpoint, running, beat)
@@ -123,13 +124,15 @@ async def run_roles(
     )
 
 
-async def _ingest(process: Process, checkpoint: Checkpoint | None, running: _Running) -> None:
+async def _ingest(process: Process, failpoint: Failpoint | None, running: _Running) -> None:
     settings, health, metrics = process.settings, process.health, process.metrics
+    checkpoint = failpoint.checkpoint if failpoint else None
+    decode = failpoint.guarding(decode_deliveries) if failpoint else decode_deliveries
     opening = lambda: _open_current_store(process, checkpoint)  # noqa: E731 - used once, below
     async with patiently(process, "postgres", opening) as store:
         owner = PartitionOwner(
             store=store,
-            decode=decode_deliveries,
+            decode=decode,
             settings=settings.ingest,
             metrics=metrics,
             health=health,

@@ -19,9 +19,9 @@ from newsloom.ports import Anchor, Batch, Claim, Fenced, TopicPartition
 from newsloom.settings.groups import PostgresSettings
 
 Checkpoint = Callable[[str], Awaitable[None]]
-"""Awaited at "before_cas", "after_cas", "before_commit" and "after_commit".
+"""Awaited at "before_claim", "before_cas", "after_cas", "before_commit" and "after_commit".
 
-There tests kill or freeze a process.
+There tests kill, freeze or delay a process.
 """
 
 _ATTEMPTS = 5
@@ -115,6 +115,7 @@ class PostgresStore:
     ) -> Claim:
         """Take a partition over. Waits for a batch of its old owner that is under way."""
         place = (self._group, *partition)
+        await self._checkpoint("before_claim")
         async with self._connections.use() as connection:
             rows = await connection.fetch(_CLAIM, *place, owner_id, after_error)
             if not rows:

@@ -1,0 +1,38 @@
+"""Every scenario by its number in docs/delivery.md: those of `make test`, and all of them."""
+
+from tests.faults import scenarios as basic
+from tests.faults.scenarios import Scenario
+
+SHORT: dict[str, Scenario] = {
+    "F1": basic.killed_anywhere,
+    "F4": basic.frozen_before_transaction,
+    "F10": basic.postgres_killed,
+    "F14-before": basic.cut_before_commit,
+    "F14-after": basic.cut_after_commit,
+    "F23": basic.broker_killed,
+    "F33": basic.postgres_restored,
+}
+"""Those that `make test` runs."""
+
+ALL: dict[str, Scenario] = {
+    **SHORT,
+    "F2-F3": basic.killed_at_each_step,
+    "F5": basic.frozen_in_transaction,
+    "F7": basic.rebalance_storm,
+    "F11": basic.backends_killed,
+    "F12": basic.postgres_frozen,
+    "F13": basic.postgres_restarted,
+    "F15": basic.postgres_unreachable,
+    "F16": basic.postgres_slow,
+    "F17": basic.read_only,
+    "F18-F20": basic.statements_fail,
+    "F21": basic.schema_changes,
+    "F22": basic.right_revoked,
+    "F24": basic.broker_frozen,
+    "F27": basic.broker_link_breaks,
+    "F28": basic.broker_link_corrupts,
+    "F32": basic.more_partitions,
+    "F34": basic.group_deleted,
+    "F39": basic.stopped_politely,
+}
+"""Those that `make chaos` draws from."""
