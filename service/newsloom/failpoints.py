@@ -6,7 +6,7 @@ One switch, `NEWSLOOM_TEST_FAILPOINT=<step>:<n>:<action>`: at the n-th visit of 
   "after_commit", "linked"), or "decode@<partition>/<offset>": the decoding of a batch that holds
   this delivery, as of a record that its parser does not survive.
 - action: "kill9", "stop" (SIGSTOP), "raise", "block=<seconds>" (the whole event loop stands still),
-  "delay=<seconds>" (this task alone).
+  "delay=<seconds>" (this task alone; from the n-th visit on, each time).
 
 The switch is refused unless both Kafka and Postgres are on this machine's loopback: no deployment
 can be made to crash by a variable.
@@ -77,7 +77,7 @@ class Failpoint:
         if step != self.step:
             return False
         self.visit -= 1
-        return self.visit == 0
+        return self.visit == 0 or (self.visit < 0 and self.action == "delay")
 
     def _act(self) -> None:
         if self.action == "raise":

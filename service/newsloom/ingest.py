@@ -38,8 +38,9 @@ from newsloom.settings import IngestSettings
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 30.0
-"""Longest time without a poll, which the client takes for a hang. Polling when nothing may be
-fetched throws away what was fetched ahead, so it is done as rarely as that."""
+"""Longest time without a poll, which the client takes for a hang: less, if it is told to be less
+patient. Polling when nothing may be fetched throws away what was fetched ahead, so it is done as
+rarely as that."""
 
 UNREADABLE_TRIES = 3
 """Polls of one partition that must fail in a row before it parks: wire corruption heals."""
@@ -148,6 +149,7 @@ class Ingest:
     async def _poll(self, source: EventSource, stop: asyncio.Event) -> None:
         """Fetch for the partitions that have room; goes round at least every few seconds."""
         alone: deque[TopicPartition] = deque()
+        keep_alive = min(KEEP_ALIVE_SECONDS, self._settings.max_poll_interval_seconds / 3)
         polled_at = time.monotonic()
         while not stop.is_set():
             if self._is_excused():
@@ -157,7 +159,7 @@ class Ingest:
                 hungry = {p: s for p in [alone.popleft()] if (s := hungry.get(p)) is not None}
             if not hungry:
                 await self._wait_for_room(stop)
-                if time.monotonic() - polled_at < KEEP_ALIVE_SECONDS:
+                if time.monotonic() - polled_at < keep_alive:
                     continue
             polled_at = time.monotonic()
             asked = {partition: (state, state.claims) for partition, state in hungry.items()}

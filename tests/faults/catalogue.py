@@ -1,5 +1,8 @@
 """Every scenario by its number in docs/delivery.md: those of `make test`, and all of them."""
 
+from tests.faults import cluster_scenarios as cluster
+from tests.faults import log_scenarios as log
+from tests.faults import process_scenarios as process
 from tests.faults import scenarios as basic
 from tests.faults.scenarios import Scenario
 
@@ -18,7 +21,10 @@ ALL: dict[str, Scenario] = {
     **SHORT,
     "F2-F3": basic.killed_at_each_step,
     "F5": basic.frozen_in_transaction,
+    "F6": process.claims_late,
     "F7": basic.rebalance_storm,
+    "F8": process.slow_work,
+    "F9": process.loop_blocked,
     "F11": basic.backends_killed,
     "F12": basic.postgres_frozen,
     "F13": basic.postgres_restarted,
@@ -29,10 +35,21 @@ ALL: dict[str, Scenario] = {
     "F21": basic.schema_changes,
     "F22": basic.right_revoked,
     "F24": basic.broker_frozen,
+    "F25": cluster.leaders_killed,
+    "F26": cluster.no_leader,
     "F27": basic.broker_link_breaks,
     "F28": basic.broker_link_corrupts,
+    "F29": log.unreadable_batch,
+    "F30-shorter": log.topic_made_anew_shorter,
+    "F30-longer": log.topic_made_anew_longer,
+    "F31": log.unread_deleted,
     "F32": basic.more_partitions,
     "F34": basic.group_deleted,
+    "F35-F36": log.relay_in_trouble,
+    "F37": log.aborted_transactions,
+    "F38": process.clock_jumps,
     "F39": basic.stopped_politely,
+    "F40": process.publish_killed,
+    "F41": process.killed_by_a_record,
 }
 """Those that `make chaos` draws from."""

@@ -73,7 +73,7 @@ async def bounce(rig: Rig, *, hard: bool, rounds: int, least: int = 3000) -> Non
 
 
 async def kills(rig: Rig, *, count: int) -> None:
-    """kill -9 at random moments over three members; half the time nobody has recovered yet."""
+    """kill -9 at random moments over three members; often before all has been taken over."""
     found = await members(rig)
     done, waited = 0, 0
     while done < count:
@@ -84,6 +84,7 @@ async def kills(rig: Rig, *, count: int) -> None:
             waited += 1
         else:
             await found[number].kill()
+            await rig.progress(20)
         found[number] = await rig.member(quick=False)
         done += 1
     rig.figures |= {"kills": done, "of them waited for": waited}

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ class Play:
                 await self.scenario(rig)
                 told, problem = await self._judged(rig)
         except CAUGHT as error:
-            problem = f"{type(error).__name__}: {error}"
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            problem = f"{type(error).__name__} in {where.name} ({place}): {error}"
         seconds = time.monotonic() - began
         shown = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
         word = "BROKEN" if problem else "held"
@@ -81,11 +84,7 @@ class Play:
             return rig.judged, ""
         rig.figures["drained after s"] = round(await rig.drained(self.patience), 1)
         verdict = await rig.verdict()
-        told = (
-            f"{verdict.records} records, {verdict.transactions} transactions, "
-            f"{verdict.claims} claims, stall {verdict.longest_stall_seconds:.1f} s"
-        )
         problem = verdict.told()
         if self.replay and not problem and (differs := await rig.replayed()):
             problem = f"I6: {differs}"
-        return told, problem
+        return verdict.summary(), problem

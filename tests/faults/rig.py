@@ -176,6 +176,10 @@ class Feed:
         self._messages = iter(stream)
         self._rng = rng
 
+    def move(self, line: Line) -> None:
+        """Send to another Kafka topic from now on."""
+        self._line = line
+
     def widen(self, partitions: int) -> Line:
         """Send to so many partitions from now on; return the line that has them."""
         self._line = replace(self._line, partitions=partitions)
@@ -267,7 +271,9 @@ class Rig:
         self.figures: dict[str, float] = {}
         self.judged = ""
         """Set by a scenario that has judged itself: what it has made sure of, in a few words."""
-        self._folder = folder
+        self.killers: Collection[tuple[int, int]] = ()
+        """(partition, offset) of records that kill who reads them."""
+        self.folder = folder
         self._stop_feed = asyncio.Event()
         self._flowing: asyncio.Task[None] | None = None
 
@@ -280,7 +286,7 @@ class Rig:
         """
         login = f"member_{uuid4().hex[:12]}"
         await self.as_owner(f"CREATE ROLE {login} SUPERUSER LOGIN PASSWORD '{LOGIN_PASSWORD}'")
-        log = self._folder / f"{login}.log"
+        log = self.folder / f"{login}.log"
         with log.open("wb") as stream:
             process = await asyncio.create_subprocess_exec(
                 Path(sys.executable).with_name("newsloom"),
@@ -307,6 +313,10 @@ class Rig:
     def flow(self, rate: int) -> None:
         """Let records come at a rate until `drained`."""
         self._flowing = asyncio.create_task(self.feed.flow(rate, self._stop_feed))
+
+    def environment(self, name: str) -> str:
+        """Return a variable as the commands of this scenario have it."""
+        return self.line.environment().get(name, "")
 
     def stop_flow(self) -> None:
         """Let no more records come."""
@@ -380,7 +390,14 @@ class Rig:
 
     async def verdict(self) -> Verdict:
         """Let the checker decide."""
-        return await check(self.line, self.feed.acknowledged)
+        return await check(self.line, self.feed.acknowledged, self.killers)
+
+    async def judge(self) -> None:
+        """Let the checker decide before the scenario takes its Kafka topic away."""
+        self.figures["drained after s"] = round(await self.drained(120), 1)
+        verdict = await self.verdict()
+        assert verdict.holds, verdict.told()
+        self.judged = verdict.summary()
 
     async def replayed(self) -> str:
         """Replay the whole topic into an empty database (I6); return what differs."""

@@ -49,7 +49,7 @@ async def kill_and_time(rig: Rig, victim: Member) -> float:
 async def frozen_before_transaction(rig: Rig) -> None:
     """F4: a member freezes with a batch in its hands and goes on after another has taken over."""
     zombie = await _freeze(rig, "before_cas")
-    assert '"fenced"' in await _said(zombie, '"fenced"')
+    assert '"fenced"' in await said(zombie, '"fenced"')
 
 
 async def frozen_in_transaction(rig: Rig) -> None:
@@ -74,7 +74,7 @@ async def _freeze(rig: Rig, step: str) -> Member:
     return zombie
 
 
-async def _said(member: Member, words: str, patience: float = 20) -> str:
+async def said(member: Member, words: str, patience: float = 20) -> str:
     """Wait until a member has logged something; return its log."""
     async with asyncio.timeout(patience):
         while words not in member.told():  # noqa: ASYNC110 - a file has no event
@@ -171,7 +171,7 @@ async def rebalance_storm(rig: Rig, rounds: int = 8) -> None:
     before = await rig.line.position()
     for _ in range(rounds):
         guest = await rig.member()
-        await _said(guest, '"admin port open"')
+        await said(guest, '"admin port open"')
         await asyncio.sleep(rig.rng.uniform(0.1, 3))
         assert await guest.terminate() == 0, guest.told()[-3000:]
     rig.figures["progress in the storm"] = await rig.line.position() - before

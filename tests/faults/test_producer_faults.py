@@ -1,60 +1,28 @@
 """`newsloom publish` that dies in the middle of a file, and whose broker does."""
 
 import asyncio
-import json
 import re
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import Bench, Rig, open_rig
+from tests.faults.process_scenarios import publish_killed, receipts_of, sent_so_far, write_stream
+from tests.faults.rig import Bench, open_rig
 from tests.faults.test_faults import chosen_seed
-from tests.support.blackbox import finish, kill
+from tests.support.blackbox import finish
 from tests.support.checker import read_topic
-from tests.support.generator import Stream
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
 
-LINES = 2000
 SLOW_BYTES_PER_SECOND = 200_000
 """Of the link to Kafka, so that there is a middle of the file."""
-
-
-def write_stream(path: Path, seed: int) -> list[str]:
-    """Write a file to publish; return the observed time of each line, which names it."""
-    messages = list(Stream(seed, deliveries=LINES, rejected=0))
-    path.write_text("".join(message.line() + "\n" for message in messages))
-    return [message.observed_at.isoformat() for message in messages]
-
-
-async def sent_so_far(rig: Rig, records: int, patience: float = 60) -> None:
-    async with asyncio.timeout(patience):
-        while await rig.line.log_end() < records:  # noqa: ASYNC110 - Kafka has no event for it
-            await asyncio.sleep(0.05)
 
 
 async def test_killed_in_the_middle_of_a_file_and_run_again_every_line_is_stored_once(
     bench: Bench, tmp_path: Path
 ) -> None:
-    seed = chosen_seed()
-    file = tmp_path / "stream.ndjson"
-    lines = write_stream(file, seed)
-    async with open_rig(bench, tmp_path, seed) as rig:
-        rig.kafka.bytes_per_second = SLOW_BYTES_PER_SECOND
-        process = await rig.line.start("publish", file)
-        talk = asyncio.ensure_future(process.communicate())
-        await sent_so_far(rig, rig.rng.randrange(100, LINES // 2))
-        kill(process)
-        await talk
-        assert process.returncode == -signal.SIGKILL
-        rig.kafka.heal()
-        done = await rig.line.run("publish", file)
-        assert done.code == 0, done.told()
-        raw = await read_topic(rig.line.bootstrap, rig.line.topic, rig.line.partitions)
-        assert {record.observed_at.isoformat() for record in raw} == set(lines)
-        assert len(raw) > LINES
-        await rig.member()
+    async with open_rig(bench, tmp_path, chosen_seed()) as rig:
+        await publish_killed(rig)
         await rig.drained(120)
         verdict = await rig.verdict()
         assert verdict.holds, verdict.told()
@@ -66,7 +34,7 @@ async def test_a_broker_that_goes_away_ends_it_with_3_and_a_count_of_what_was_ac
 ) -> None:
     seed = chosen_seed()
     file, report = tmp_path / "stream.ndjson", tmp_path / "report.ndjson"
-    write_stream(file, seed)
+    write_stream(file, seed, 2000)
     async with open_rig(bench, tmp_path, seed) as rig:
         rig.kafka.bytes_per_second = SLOW_BYTES_PER_SECOND
         process = await rig.line.start(
@@ -89,7 +57,7 @@ async def test_a_broker_that_goes_away_ends_it_with_3_and_a_count_of_what_was_ac
         rig.kafka.heal()
         raw = await read_topic(rig.line.bootstrap, rig.line.topic, rig.line.partitions)
         held = {(record.partition, record.offset): record.headers["ce_id"] for record in raw}
-        receipts = [json.loads(line)["receipt"] for line in report.read_text().splitlines()]
+        receipts = receipts_of(report)
         assert len(receipts) == int(told[1]) > 0
         for receipt in receipts:
             assert held[receipt["partition"], receipt["offset"]] == receipt["event_id"].encode()

@@ -1,5 +1,6 @@
 """One real broker a session, and Kafka topics for single tests."""
 
+import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -66,6 +67,19 @@ async def create_topic(
         response = await admin.create_topics([new])
         failed = [error for error in response.topic_errors if error[1] != 0]
         assert not failed, failed
+    finally:
+        await admin.close()
+
+
+async def delete_topic(bootstrap: str, topic: str, patience: float = 30) -> None:
+    """Delete a Kafka topic, and wait until nobody lists it."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([topic])
+        async with asyncio.timeout(patience):
+            while topic in await admin.list_topics():  # noqa: ASYNC110 - no event for it
+                await asyncio.sleep(0.1)
     finally:
         await admin.close()
 

@@ -479,3 +479,32 @@ async def test_a_delivery_that_kills_its_process_again_and_again_becomes_a_dead_
     assert deaths >= STRIKES_FOR_DEATH
     assert [(letter.offset, letter.reason) for letter in store.letters()] == [(7, "crash.loop")]
     assert offsets(store, ONE) == list(range(20))
+
+
+async def test_with_nothing_to_fetch_the_client_is_still_polled_before_it_takes_us_for_dead() -> (
+    None
+):
+    """The client leaves the group after the longest time between polls, however full we are."""
+    store = Store()
+    store.before_claim = away
+    limits = {"max_poll_interval_seconds": 0.6, "poll_timeout_seconds": 0.01}
+    async with running(Rig(filled(1), store, settings=SETTINGS.model_copy(update=limits))) as rig:
+        poll, polls = rig.source.poll, []
+
+        async def noted(
+            partitions: Sequence[TopicPartition], timeout_seconds: float, max_records: int
+        ) -> Mapping[TopicPartition, Sequence[Delivery]]:
+            polls.append(list(partitions))
+            return await poll(partitions, timeout_seconds, max_records)
+
+        rig.source.poll = noted  # type: ignore[method-assign]
+
+        async def polled() -> bool:
+            return len(polls) >= 2
+
+        await eventually(polled)
+        assert polls[:2] == [[], []]
+
+
+def away(_: TopicPartition) -> None:
+    raise Unavailable("postgres", "08006")
