@@ -154,20 +154,19 @@ class Ingest:
         while not stop.is_set():
             if self._is_excused():
                 self._health.beat()
-            hungry = {p: s for p, s in self._partitions.items() if self._has_room(s)}
-            if alone:
-                hungry = {p: s for p in [alone.popleft()] if (s := hungry.get(p)) is not None}
+            hungry = self._hungry(alone)
             if not hungry:
                 await self._wait_for_room(stop)
                 if time.monotonic() - polled_at < keep_alive:
                     continue
             polled_at = time.monotonic()
             asked = {partition: (state, state.claims) for partition, state in hungry.items()}
+            walks = len(hungry) == 1 and all(state.walk_left for state in hungry.values())
             try:
                 fetched = await source.poll(
                     list(hungry),
                     self._settings.poll_timeout_seconds,
-                    self._settings.max_batch_records,
+                    1 if walks else self._settings.max_batch_records,
                 )
             except (Unreadable, PositionLost, Unavailable) as error:
                 self._restart(source, asked, error)
@@ -177,6 +176,15 @@ class Ingest:
                 continue
             for partition, deliveries in fetched.items():
                 self._hand_over(source, partition, asked.get(partition), deliveries)
+            if walks and fetched:
+                alone.extendleft(hungry)
+
+    def _hungry(self, alone: deque[TopicPartition]) -> Mapping[TopicPartition, Partition]:
+        """Return the partitions to fetch for: all that have room, or the next one to go alone."""
+        hungry = {p: s for p, s in self._partitions.items() if self._has_room(s)}
+        if not alone:
+            return hungry
+        return {p: s for p in [alone.popleft()] if (s := hungry.get(p)) is not None}
 
     def _hand_over(
         self,
@@ -246,6 +254,8 @@ class Ingest:
             return True
         if not isinstance(error, Unreadable):
             return False
+        # What can be read before the unreadable comes only if it is asked for one by one.
+        state.walk_left = self._settings.max_batch_records
         state.failed_polls += 1
         if state.failed_polls < UNREADABLE_TRIES or state.queue:
             return False

@@ -48,6 +48,8 @@ class Partition:
     failures: deque[str | None] = field(default_factory=deque)
     """The last deliveries: why the store could not take them, None for all others."""
     failed_polls: int = 0
+    walk_left: int = 0
+    """So many deliveries are to be polled one by one: something unreadable lies among them."""
     interruption: Exception | None = None
     last_timestamp_ms: int = 0
     behind_since: float | None = None
@@ -59,6 +61,7 @@ class Partition:
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Queue what a poll brought, the anchor apart."""
         self.failed_polls = 0
+        self.walk_left = max(0, self.walk_left - len(deliveries))
         for delivery in deliveries:
             if self.anchor is not None:
                 anchor, self.anchor = self.anchor, None

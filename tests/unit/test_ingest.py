@@ -202,6 +202,38 @@ async def test_a_partition_that_stays_unreadable_parks_and_the_other_goes_on(
     assert not rig.health.ready().ok
 
 
+async def test_all_before_an_unreadable_record_is_stored_and_the_position_is_upon_it() -> None:
+    rig = Rig(filled(37, 25), Store())
+    rig.source = Unparsable(rig.log, rig.ingest, ONE, 33)
+    async with running(rig, (ONE, TWO)):
+        assert await rig.parked(ONE) == "kafka.unreadable"
+        assert rig.store.positions[ONE].next_offset == 33
+        assert offsets(rig.store, ONE) == list(range(33))
+
+
+class Unparsable(MemorySource):
+    """Like aiokafka before a record that its parser cannot take.
+
+    Good records of the same poll are lost to it; asked for one at a time, they come, and then it
+    raises with the position upon the bad one.
+    """
+
+    def __init__(
+        self, log: MemoryLog, ingest: Ingest, partition: TopicPartition, offset: int
+    ) -> None:
+        super().__init__(log, ingest)
+        self.bad = partition, offset
+
+    async def poll(
+        self, partitions: Sequence[TopicPartition], timeout_seconds: float, max_records: int
+    ) -> Mapping[TopicPartition, Sequence[Delivery]]:
+        fetched = await super().poll(partitions, timeout_seconds, max_records)
+        partition, offset = self.bad
+        if any(delivery.offset == offset for delivery in fetched.get(partition, ())):
+            raise Unreadable("UnicodeDecodeError")
+        return fetched
+
+
 async def test_a_rebalance_in_the_middle_neither_loses_nor_repeats() -> None:
     rig = Rig(filled(200), Store())
     async with running(rig):
