@@ -13,6 +13,7 @@ SHORT: dict[str, Scenario] = {
     "F14-before": basic.cut_before_commit,
     "F14-after": basic.cut_after_commit,
     "F23": basic.broker_killed,
+    "F29": log.unreadable_batch,
     "F33": basic.postgres_restored,
 }
 """Those that `make test` runs."""
@@ -39,7 +40,6 @@ ALL: dict[str, Scenario] = {
     "F26": cluster.no_leader,
     "F27": basic.broker_link_breaks,
     "F28": basic.broker_link_corrupts,
-    "F29": log.unreadable_batch,
     "F30-shorter": log.topic_made_anew_shorter,
     "F30-longer": log.topic_made_anew_longer,
     "F31": log.unread_deleted,

@@ -21,6 +21,9 @@ from tests.support.generator import Stream
 CAUGHT = (Exception,)
 """What one scenario raises is its verdict; the others still run."""
 
+_SHOWN = 800
+"""Characters of what went wrong: an assertion may bring a whole log."""
+
 
 @contextmanager
 def open_bench() -> Iterator[tuple[Bench, Path]]:
@@ -49,7 +52,7 @@ class Play:
     scenario: Scenario
     seed: int
     replay: bool = False
-    patience: float = 120
+    patience: float = 60
     stream: Stream | None = None
 
     async def run(self, bench: Bench, folder: Path) -> bool:
@@ -75,7 +78,7 @@ class Play:
         if problem:
             kept = Path(tempfile.mkdtemp(prefix="newsloom-broken-")) / logs.name
             shutil.copytree(logs, kept)
-            print(f"       {problem}\n       what the members logged: {kept}", flush=True)
+            print(f"       {problem[:_SHOWN]}\n       what the members logged: {kept}", flush=True)
         return not problem
 
     async def _judged(self, rig: Rig) -> tuple[str, str]:
