@@ -104,7 +104,7 @@ async def _loop_lag(member: Member) -> float:
 
 
 async def clock_jumps(rig: Rig) -> None:
-    """F38: the wall clock of a process jumps by a day, to and fro."""
+    """F38: the wall clock of a process jumps by a day, forth and back."""
     (rig.folder / "sitecustomize.py").write_text(CLOCK)
     path = [str(rig.folder), *filter(None, [rig.environment("PYTHONPATH")])]
     member = await rig.member(extra={"PYTHONPATH": ":".join(path)})
