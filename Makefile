@@ -44,6 +44,10 @@ chaos: $(DEV_READY)  ## faults of all kinds on real services, 5 minutes (ARGS="-
 figures: $(DEV_READY)  ## the guarantee's figures: bounces, kills, recovery, outages (ARGS="bounce-hard --seed 7")
 	$(BIN)/python -m tests.faults.figures $(ARGS)
 
+.PHONY: simulation
+simulation: $(DEV_READY)  ## the ingest flow through 20,000 schedules of disasters (ARGS="-n 2" or "-s")
+	NEWSLOOM_TEST_SCHEDULES=20000 $(BIN)/python -m pytest tests/simulation $(ARGS)
+
 .PHONY: mutants
 mutants: $(DEV_READY)  ## take out each safety line: does a test notice? (ARGS="NAME..." for some)
 	$(BIN)/python tools/mutants $(ARGS)

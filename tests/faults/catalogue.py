@@ -1,5 +1,7 @@
 """Every scenario by its number in docs/delivery.md: those of `make test`, and all of them."""
 
+import re
+
 from tests.faults import cluster_scenarios as cluster
 from tests.faults import log_scenarios as log
 from tests.faults import process_scenarios as process
@@ -33,6 +35,7 @@ ALL: dict[str, Scenario] = {
     "F16": basic.postgres_slow,
     "F17": basic.read_only,
     "F18-F20": basic.statements_fail,
+    "F20": basic.connections_used_up,
     "F21": basic.schema_changes,
     "F22": basic.right_revoked,
     "F24": basic.broker_frozen,
@@ -53,3 +56,20 @@ ALL: dict[str, Scenario] = {
     "F41": process.killed_by_a_record,
 }
 """Those that `make chaos` draws from."""
+
+_NUMBERS = re.compile(r"F([0-9]+)(?:-F([0-9]+))?")
+
+
+def named(text: str) -> list[str]:
+    """Return the scenarios of that name or number: F14 is two of them, F19 is in F18-F20."""
+    match = re.fullmatch(r"F([0-9]+)", text)
+    if match is None:
+        return [text] if text in ALL else []
+    return [name for name in ALL if int(match[1]) in _numbers(name)]
+
+
+def _numbers(name: str) -> range:
+    match = _NUMBERS.match(name)
+    assert match is not None, name
+    first = int(match[1])
+    return range(first, int(match[2] or first) + 1)

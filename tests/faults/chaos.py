@@ -14,7 +14,7 @@ import random
 import sys
 import time
 
-from tests.faults.catalogue import ALL
+from tests.faults.catalogue import ALL, named
 from tests.faults.playing import Play, open_bench
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--only", default="", help="names of scenarios, separated by commas")
+    parser.add_argument("--only", default="", help="names or numbers, separated by commas")
     parser.add_argument("--each", action="store_true", help="each scenario once, whatever the time")
     parser.add_argument("--replay", action="store_true", help="replay each Kafka topic too (I6)")
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
@@ -32,9 +32,10 @@ def main() -> int:
         for name, scenario in ALL.items():
             print(f"{name:12}{(scenario.__doc__ or '').partition(chr(10))[0]}")
         return 0
-    names = [name for name in options.only.split(",") if name] or list(ALL)
-    if unknown := set(names) - set(ALL):
-        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; --list names them")
+    asked = [name for name in options.only.split(",") if name]
+    if unknown := [name for name in asked if not named(name)]:
+        parser.error(f"no such scenario: {', '.join(unknown)}; --list names them")
+    names = list(dict.fromkeys(name for one in asked for name in named(one))) or list(ALL)
     rng = random.Random(options.seed)
     rng.shuffle(names)
     print(f"seed {options.seed}", flush=True)

@@ -9,6 +9,8 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 
+import asyncpg
+
 from tests.faults.rig import Member, Rig
 from tests.support.kafka import add_partitions, delete_group
 from tests.support.proxy import Cut, Trigger
@@ -16,6 +18,9 @@ from tests.support.proxy import Cut, Trigger
 Scenario = Callable[[Rig], Awaitable[None]]
 
 COMMIT = b"COMMIT\0"
+STUBBORN = 8
+"""Times that a member must have been refused a connection."""
+
 RATE = 200
 """Records a second: enough that each partition always has something to commit."""
 
@@ -293,6 +298,30 @@ BEGIN
     END LOOP;
 END $$;
 """
+
+
+async def connections_used_up(rig: Rig) -> None:
+    """F20: others hold all connections that Postgres has."""
+    member = await rig.member()
+    rig.flow(RATE)
+    await rig.progress(100)
+    await rig.as_owner(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"  # noqa: S608 - a name of ours
+        f" WHERE usename = '{member.login}'"
+    )
+    held: list[asyncpg.Connection] = []
+    try:
+        async with asyncio.timeout(30):
+            while member.told().count('"53300"') < STUBBORN:
+                try:
+                    held.append(await asyncpg.connect(rig.bench.server))
+                except asyncpg.TooManyConnectionsError:
+                    await asyncio.sleep(0.1)
+    finally:
+        for connection in held:
+            connection.terminate()
+    rig.figures["resumed after s"] = await rig.progress(1, patience=10)
+    never_left(member)
 
 
 async def read_only(rig: Rig) -> None:

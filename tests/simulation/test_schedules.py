@@ -1,6 +1,7 @@
-"""Hundreds of made-up disasters, each from a seed: whatever happens, and in whatever order.
+"""Thousands of made-up disasters, each from a seed: whatever happens, and in whatever order.
 
-A failing schedule is repeated with NEWSLOOM_TEST_SEED=<its seed>.
+A failing schedule is repeated with NEWSLOOM_TEST_SEED=<its seed>. NEWSLOOM_TEST_SCHEDULES=<n> plays
+more of them (`make simulation`).
 """
 
 import logging
@@ -13,7 +14,9 @@ import pytest
 
 from tests.simulation.schedule import Finding, Schedule
 
-SCHEDULES = 800
+BLOCKS = 8
+SCHEDULES = int(os.environ.get("NEWSLOOM_TEST_SCHEDULES", "2000")) // BLOCKS
+"""Of each block; blocks spread over the workers of a test run."""
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +30,9 @@ def play(seed: int) -> Finding:
     return Schedule(seed).run()
 
 
-@pytest.mark.timeout(180)
-def test_no_schedule_loses_or_doubles_a_delivery() -> None:
+@pytest.mark.timeout(60 + SCHEDULES)
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_no_schedule_loses_or_doubles_a_delivery(block: int) -> None:
     chosen = os.environ.get("NEWSLOOM_TEST_SEED", "")
     first = int(chosen or random.SystemRandom().randrange(10**9))
     done = Counter[str]()
@@ -36,7 +40,7 @@ def test_no_schedule_loses_or_doubles_a_delivery() -> None:
         finding = play(seed)
         done += finding.done
         assert not finding.violations, f"seed {seed}: {finding.violations[:5]}"
-    print(f"seeds from {first}:", dict(done))  # noqa: T201 - for whoever runs it with -s
+    print(f"block {block}, seeds from {first}:", dict(done))  # noqa: T201 - for who runs it with -s
 
 
 def test_the_same_seed_plays_the_same_schedule() -> None:
