@@ -21,7 +21,10 @@ _CRC_AT, _CHECKED_FROM = 17, 21
 
 
 async def unreadable_batch(rig: Rig) -> None:
-    """F29: a batch that the client cannot parse: its partition parks, the others go on."""
+    """F29: a batch that the client cannot parse: its partition parks, the others go on.
+
+    What lies behind the bad record in its batch cannot be read either: it parks there once more.
+    """
     await rig.feed.send(400)
     poison = await send_unreadable(rig, 0)
     member = await rig.member()
@@ -30,12 +33,17 @@ async def unreadable_batch(rig: Rig) -> None:
     await rig.progress(400)
     assert await position(rig, 0) == poison
     assert member.alive, member.told()[-3000:]
-    await rebase(rig, 0, "--to", str(poison + 1))
+    for offset in (poison, poison + 1):
+        assert await parked(rig, 0, at=offset) == "kafka.unreadable"
+        await rebase(rig, 0, "--to", str(offset + 1))
     rig.figures["drained after s"] = round(await rig.drained(), 1)
     raw = await read_topic(
-        rig.line.bootstrap, rig.line.topic, rig.line.partitions, unreadable={(0, poison)}
+        rig.line.bootstrap,
+        rig.line.topic,
+        rig.line.partitions,
+        unreadable={(0, poison), (0, poison + 1)},
     )
-    await judge(rig, raw, skipped=1)
+    await judge(rig, raw, skipped=2)
 
 
 async def unread_deleted(rig: Rig) -> None:
@@ -151,20 +159,24 @@ async def relay_in_trouble(rig: Rig, rounds: int = 5) -> None:
 
 
 async def send_unreadable(rig: Rig, partition: int) -> int:
-    """Store a batch with a header whose name is no UTF-8; return its offset. No broker minds."""
+    """Store three records, the second with a header whose name is no UTF-8; return its offset.
+
+    No broker minds.
+    """
     name = b"unreadable"
     producer = AIOKafkaProducer(bootstrap_servers=rig.line.bootstrap)
     await producer.start()
     try:
         batch = producer.create_batch()
-        batch.append(timestamp=None, key=b"k", value=b"{}", headers=[(name.decode(), b"")])
+        for headers in ([], [(name.decode(), b"")], []):
+            batch.append(timestamp=None, key=b"k", value=b"{}", headers=headers)
         content = bytearray(batch._build())
         at = content.index(name)
         content[at : at + 2] = b"\xff\xfe"
         struct.pack_into(">I", content, _CRC_AT, calc_crc32c(bytes(content[_CHECKED_FROM:])))
         batch._buffer = bytes(content)
         future = await producer.send_batch(batch, rig.line.topic, partition=partition)
-        return int((await future).offset)
+        return int((await future).offset) + 1
     finally:
         await producer.stop()
 
@@ -189,13 +201,15 @@ async def position(rig: Rig, partition: int) -> int:
     return int(rows[0]["next_offset"])
 
 
-async def parked(rig: Rig, partition: int, patience: float = 90) -> str:
-    """Wait until a partition is parked; return why."""
+async def parked(rig: Rig, partition: int, *, at: int | None = None, patience: float = 90) -> str:
+    """Wait until a partition is parked (at an offset); return why."""
     async with asyncio.timeout(patience):
         while True:
             rows = await rig.line.fetch(
-                "SELECT parked_reason FROM newsloom.ingest_offsets WHERE kafka_partition = $1",
+                "SELECT parked_reason FROM newsloom.ingest_offsets"
+                " WHERE kafka_partition = $1 AND next_offset = coalesce($2, next_offset)",
                 partition,
+                at,
             )
             if rows and rows[0]["parked_reason"]:
                 return str(rows[0]["parked_reason"])
