@@ -49,6 +49,7 @@ async def newsloom(
         "NEWSLOOM_KAFKA_BOOTSTRAP_SERVERS": stage.servers,
         "NEWSLOOM_POSTGRES_DSN": dsn,
         "NEWSLOOM_KAFKA_ARTICLES_TOPIC": topic,
+        "NEWSLOOM_KAFKA_BACKFILL_TOPIC": f"{topic}.backfill",
         "NEWSLOOM_INGEST_CONSUMER_GROUP": f"bench-{uuid4().hex[:8]}",
         "NEWSLOOM_ADMIN_PORT": "0",
         "NEWSLOOM_LOG_LEVEL": "WARNING",

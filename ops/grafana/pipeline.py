@@ -68,6 +68,14 @@ _POLL: list[Panel] = [
         thresholds=steps((None, GREEN), (60, ORANGE), (300, RED)),
     ),
     series(
+        "Bulk imports: waiting, held",
+        """Deliveries of newsloom publish --backfill still to be read; and how many processes hold
+        them back at the moment, because a live delivery has waited for 2 seconds.""",
+        _gauge("sum(newsloom_backfill_waiting_records$SELECT)", "waiting"),
+        _gauge("sum(newsloom_backfill_held$SELECT)", "processes that hold them back"),
+        unit="none",
+    ),
+    series(
         "Partitions owned, partitions parked",
         """Which process writes for how many partitions. A process with none is a spare. Parked
         above 0: see newsloom offsets show.""",

@@ -45,13 +45,7 @@ async def prepare_and_publish(
     assert dsn is not None  # noqa: S101 - the caller has filled it in
     applied = await migrate(dsn.get_secret_value())
     tell(f"schema: {len(applied)} migrations applied" if applied else "schema: up to date")
-    kafka = settings.kafka
-    specs = topic_specs(
-        kafka.articles_topic,
-        PARTITIONS,
-        changes_topic=kafka.changes_topic,
-        dead_letters_topic=kafka.dead_letters_topic,
-    )
+    specs = topic_specs(settings.kafka, PARTITIONS)
     states = await apply_topics(settings.kafka, specs, replication_factor=None)
     created = sum(state.created for state in states)
     tell(f"Kafka topics: {created} created" if created else "Kafka topics: up to date")

@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
+from newsloom.backfill import LOOK_SECONDS, BackfillGate
 from newsloom.backoff import wait_or_stop
 from newsloom.errors import Unavailable
 from newsloom.health import Health
@@ -47,7 +48,10 @@ UNREADABLE_TRIES = 3
 
 
 class Ingest:
-    """The ingest role over an `EventSource` and an `ArticleStore`. Also the source's listener."""
+    """The ingest role over an `EventSource` and an `ArticleStore`. Also the source's listener.
+
+    `backfill`: the Kafka topic of bulk imports, which are read while nothing live waits.
+    """
 
     def __init__(
         self,
@@ -56,8 +60,10 @@ class Ingest:
         settings: IngestSettings,
         metrics: Metrics,
         health: Health,
+        backfill: BackfillGate | None = None,
     ) -> None:
         self._owner = owner
+        self._backfill = backfill
         self._settings = settings
         self._metrics = metrics
         self._health = health
@@ -88,6 +94,7 @@ class Ingest:
             background = [
                 tasks.create_task(self._mirror_offsets(source, stop), name="mirror"),
                 tasks.create_task(self._report_lag(stop), name="lag"),
+                tasks.create_task(self._watch_live(source, stop), name="backfill"),
             ]
             await self._poll(source, stop)
             self._health.drain()
@@ -106,7 +113,10 @@ class Ingest:
         for old in self._partitions.values():
             old.is_revoked = True
             old.arrived.set()
-        self._partitions = {partition: Partition(partition) for partition in sorted(partitions)}
+        bulk = self._backfill.kafka_topic if self._backfill else None
+        self._partitions = {
+            p: Partition(p, is_backfill=p.topic == bulk) for p in sorted(partitions)
+        }
         logger.info("partitions assigned", extra={"partitions": len(partitions)})
         for state in self._partitions.values():
             if self._tasks is None:
@@ -208,7 +218,7 @@ class Ingest:
 
     def _has_room(self, state: Partition) -> bool:
         limit = self._settings.max_batch_records * self._settings.queue_batches
-        return state.is_ready and len(state.queue) < limit
+        return state.is_ready and not state.is_held and len(state.queue) < limit
 
     async def _wait_for_room(self, stop: asyncio.Event) -> None:
         """Wait a little for room in a queue, for a claim, or for the end."""
@@ -265,7 +275,7 @@ class Ingest:
     def _is_excused(self) -> bool:
         """Tell whether standing still is right: nothing to do, or a known reason not to do it."""
         return self._assigned_once and all(
-            state.is_waiting or (state.is_ready and not self._lag(state))
+            state.is_waiting or state.is_held or (state.is_ready and not self._lag(state))
             for state in self._partitions.values()
         )
 
@@ -304,11 +314,22 @@ class Ingest:
         while not await wait_or_stop(1.0, stop):
             self._metrics.progress_age.set(self._health.progress_age_seconds)
             now = time.time()
-            for state in list(self._partitions.values()):
+            states = list(self._partitions.values())
+            waiting = sum(self._lag(state) for state in states if state.is_backfill)
+            self._metrics.backfill_waiting.set(waiting)
+            for state in states:
+                if state.is_backfill:
+                    continue  # late on purpose: no concern of the alerts on lag
                 records = self._lag(state)
                 self._metrics.set_lag(
                     *state.partition, records=records, seconds=_waited(state, records, now)
                 )
+
+    async def _watch_live(self, source: EventSource, stop: asyncio.Event) -> None:
+        """Hold bulk imports back while something live waits."""
+        while self._backfill is not None and not await wait_or_stop(LOOK_SECONDS, stop):
+            await self._backfill.look(source, list(self._partitions.values()))
+            self._room.set()
 
     async def _mirror_offsets(self, source: EventSource, stop: asyncio.Event) -> None:
         mirrored: Mapping[TopicPartition, int] = {}

@@ -425,6 +425,16 @@ class Metrics:
             "Time since the main loop last made progress. The process ends itself at "
             "NEWSLOOM_INGEST_WATCHDOG_SECONDS; restarts in a row mean a hang, keep the logs.",
         )
+        self.backfill_waiting = self._gauge(
+            "newsloom_backfill_waiting_records",
+            "Deliveries of bulk imports (newsloom publish --backfill) that this process has still "
+            "to read. They wait while live ones do: that is normal, unless it lasts for hours.",
+        )
+        self.backfill_held = self._gauge(
+            "newsloom_backfill_held",
+            "1 while bulk imports wait because a live delivery has waited for 2 seconds. For "
+            "hours: see why live ones are late, or add ingest processes.",
+        )
         self._gauge(
             "newsloom_build_info",
             "1, with the version that runs as a label. Several versions at once: a rollout is on.",

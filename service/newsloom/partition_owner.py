@@ -38,6 +38,9 @@ PARKED_RECHECK_SECONDS = 5.0
 BOUNDS_WAITS_SECONDS = (0.0, 0.5, 1.5)
 """Waits before a position that does not fit the log is compared with it again, each time anew."""
 
+BACKFILL_BATCH_RECORDS = 100
+"""Most deliveries of one transaction of a bulk import: what is live waits no longer than that."""
+
 STRIKES_FOR_CARE = 3
 """From so many crashes at one position on, each delivery gets a transaction of its own."""
 
@@ -180,8 +183,10 @@ class PartitionOwner:
         return decoded.items
 
     def _batch_limit(self, state: Partition) -> int:
-        careful = state.next_offset < state.careful_until
-        return 1 if careful else self._settings.max_batch_records
+        if state.next_offset < state.careful_until:
+            return 1
+        most = self._settings.max_batch_records
+        return min(most, BACKFILL_BATCH_RECORDS) if state.is_backfill else most
 
     async def _unmark(self, state: Partition) -> None:
         """Take the mark back when we leave alive: it must not count against a healthy delivery."""
@@ -240,9 +245,10 @@ class PartitionOwner:
         state.failures.extend(_failures(report))
         while len(state.failures) > self._settings.breaker_window_records:
             state.failures.popleft()
-        now = time.time()
-        for delivery in deliveries:
-            self._metrics.observe_end_to_end(now - delivery.timestamp_ms / 1000)
+        if not state.is_backfill:  # those wait on purpose
+            now = time.time()
+            for delivery in deliveries:
+                self._metrics.observe_end_to_end(now - delivery.timestamp_ms / 1000)
         state.last_timestamp_ms = deliveries[-1].timestamp_ms
 
     async def _park(self, state: Partition, reason: str) -> None:

@@ -22,6 +22,8 @@ class Partition:
     """One assigned partition. A new assignment makes a new object, so late news cannot reach it."""
 
     partition: TopicPartition
+    is_backfill: bool = False
+    """It holds bulk imports, which give way to what is live."""
     epoch: int = 0
     incarnation: int = 0
     next_offset: int = 0
@@ -36,6 +38,8 @@ class Partition:
     """Clear while a transaction is in flight."""
     is_ready: bool = False
     is_revoked: bool = False
+    is_held: bool = False
+    """Nothing is read of it for now, because something live waits."""
     is_waiting: bool = False
     """A known reason keeps it from moving: a dependency is away, or it is parked."""
     claims: int = 0
@@ -57,6 +61,12 @@ class Partition:
 
     def __post_init__(self) -> None:
         self.quiet.set()
+        self.is_held = self.is_backfill
+
+    def hold(self, *, is_held: bool) -> None:
+        """Stop giving out what is queued, or go on."""
+        self.is_held = is_held
+        self.arrived.set()
 
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Queue what a poll brought, the anchor apart."""
@@ -81,7 +91,9 @@ class Partition:
 
     async def take(self, limit: int) -> list[Delivery]:
         """Wait for deliveries; empty when the partition has been revoked."""
-        while not self.queue and not self.is_revoked and self.interruption is None:
+        while (
+            (self.is_held or not self.queue) and not self.is_revoked and self.interruption is None
+        ):
             self.arrived.clear()
             await self.arrived.wait()
         if self.interruption is not None:

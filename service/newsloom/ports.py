@@ -133,6 +133,9 @@ class ArticleStore(Protocol):
     async def park(self, partition: TopicPartition, epoch: int, reason: str | None) -> None:
         """Mark a partition as waiting for an operator (None: as running). Fenced."""
 
+    async def positions_of(self, kafka_topic: str) -> Mapping[TopicPartition, int]:
+        """Return the stored positions of a Kafka topic, whoever owns its partitions."""
+
 
 class OwnershipListener(Protocol):
     """Told which partitions are ours. Called on the event loop, between two polls."""
@@ -167,6 +170,9 @@ class EventSource(Protocol):
 
     def assignment(self) -> frozenset[TopicPartition]:
         """Return the partitions that are ours now."""
+
+    def partitions(self, kafka_topic: str) -> frozenset[TopicPartition]:
+        """Return all partitions of a Kafka topic that is read, ours or not; no question asked."""
 
     async def bounds(
         self, partitions: Sequence[TopicPartition]

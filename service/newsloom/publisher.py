@@ -25,7 +25,6 @@ from newsloom.errors import Rejected
 from newsloom.ports import EventSink, Receipt
 
 DEFAULT_TOPIC = "newsloom.articles.v1"
-BACKFILL_TOPIC = "newsloom.articles-backfill.v1"
 
 RecordLike = Record | Mapping[str, Any] | str
 """A `Record`, the same as a mapping with the family's field names, or front matter as text."""

@@ -23,7 +23,7 @@ from newsloom.core.documents import Prepared, Rules
 from newsloom.core.event import DEFAULT_SOURCE
 from newsloom.errors import Rejected
 from newsloom.ports import Receipt
-from newsloom.publisher import BACKFILL_TOPIC, DEFAULT_TOPIC, Publisher
+from newsloom.publisher import DEFAULT_TOPIC, Publisher
 from newsloom.settings import KafkaSettings, PublishSettings, Settings, SettingsError
 
 _WATCH_SECONDS: Final = 1.0
@@ -168,9 +168,9 @@ async def publish_files(
     """
     stop = stop or asyncio.Event()
     started = time.monotonic()
-    topic = BACKFILL_TOPIC if options.backfill else DEFAULT_TOPIC
-    if kafka is not None and not options.backfill:
-        topic = kafka.articles_topic
+    topic = DEFAULT_TOPIC
+    if kafka is not None:
+        topic = kafka.backfill_topic if options.backfill else kafka.articles_topic
     summary = PublishSummary(kafka_topic=topic)
     paths = _watched(patterns, stop) if options.watch else _listed(patterns)
     async with AsyncExitStack() as stack:

@@ -125,6 +125,16 @@ def id_of(name: str) -> object:
     return article_id(url(name).canonical.key)
 
 
+async def test_positions_are_told_of_a_whole_kafka_topic(desk: Desk) -> None:
+    await desk.deliver((1, article("a")), (2, article("b")))
+    await desk.store.claim(TopicPartition(PARTITION.topic, 7), "somebody else", 40)
+    await desk.store.claim(TopicPartition("another", 0), "somebody else", 3)
+    assert await desk.store.positions_of(PARTITION.topic) == {
+        PARTITION: desk.next_offset,
+        TopicPartition(PARTITION.topic, 7): 40,
+    }
+
+
 # Outcomes
 
 

@@ -39,9 +39,11 @@ async def test_a_new_assignment_gives_nothing_until_it_is_told_where_to_start(
     await send_raw(kafka_bootstrap, topic, [b"0", b"1", b"2", b"3"])
     place = TopicPartition(topic, 0)
     listener = Listener()
-    kafka = KafkaSettings(bootstrap_servers=kafka_bootstrap)
+    kafka = KafkaSettings(
+        bootstrap_servers=kafka_bootstrap, articles_topic=topic, backfill_topic=f"{topic}.backfill"
+    )
     ingest = IngestSettings(consumer_group=f"test-{uuid4().hex}")
-    async with open_source(kafka, ingest, [topic], listener) as source:
+    async with open_source(kafka, ingest, listener) as source:
         listener.source = source
         async with asyncio.timeout(30):
             while not listener.told.is_set():
@@ -67,9 +69,11 @@ async def test_the_bounds_are_those_of_the_log(
     topic = await make_topic(1)
     await send_raw(kafka_bootstrap, topic, [b"x"] * offset)
     listener = Listener()
-    kafka = KafkaSettings(bootstrap_servers=kafka_bootstrap)
+    kafka = KafkaSettings(
+        bootstrap_servers=kafka_bootstrap, articles_topic=topic, backfill_topic=f"{topic}.backfill"
+    )
     ingest = IngestSettings(consumer_group=f"test-{uuid4().hex}")
-    async with open_source(kafka, ingest, [topic], listener) as source:
+    async with open_source(kafka, ingest, listener) as source:
         listener.source = source
         async with asyncio.timeout(30):
             await source.poll([], 0.1, 1)

@@ -11,7 +11,4 @@ def test_the_reference_page_is_current() -> None:
     Metrics(registry)
     page = (ROOT / "docs" / "metrics.md").read_text()
     written = page.split("<!-- metrics:begin -->\n")[1].split("\n<!-- metrics:end -->")[0]
-    assert written == reference_table(registry), (
-        "write it anew: python -c 'from newsloom.metrics import *; r = CollectorRegistry(); "
-        "Metrics(r); print(reference_table(r))'"
-    )
+    assert written == reference_table(registry), "run: .venv/bin/python tools/refresh-docs"

@@ -128,6 +128,11 @@ class Connection:
             await self._server.park(partition, epoch, reason)
         await self.travel()
 
+    async def positions_of(self, kafka_topic: str) -> dict[TopicPartition, int]:
+        """Look; see the port."""
+        await self.travel()
+        return await self._server.positions_of(kafka_topic)
+
     async def apply(self, batch: Batch) -> BatchReport:
         """Apply; the server goes on with the transaction whatever becomes of this process."""
         await self.travel()

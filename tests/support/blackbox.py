@@ -63,6 +63,7 @@ class Line:
             "NEWSLOOM_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
             "NEWSLOOM_POSTGRES_DSN": self.dsn,
             "NEWSLOOM_KAFKA_ARTICLES_TOPIC": self.topic,
+            "NEWSLOOM_KAFKA_BACKFILL_TOPIC": f"{self.topic}.backfill",
             "NEWSLOOM_INGEST_CONSUMER_GROUP": self.group,
             **QUICK,
             **(extra or {}),

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from newsloom.adapters.memory import MemoryStore
 from newsloom.adapters.memory_source import MemoryLog, MemorySource
+from newsloom.backfill import BackfillGate
 from newsloom.core.batch import BatchReport, DeadLetter, Observation
 from newsloom.decoding import Decoded, decode_deliveries
 from newsloom.errors import Unavailable
@@ -93,6 +94,7 @@ class Rig:
         *,
         settings: IngestSettings = SETTINGS,
         decode: Decoder = decode_deliveries,
+        backfill: str | None = None,
     ) -> None:
         self.log, self.store = log, store
         self.registry = CollectorRegistry()
@@ -107,7 +109,10 @@ class Rig:
             owner_id="me",
             jitter=lambda: 1.0,
         )
-        self.ingest = Ingest(owner, settings=settings, metrics=metrics, health=self.health)
+        gate = BackfillGate(backfill, ONE.topic, store=store, metrics=metrics) if backfill else None
+        self.ingest = Ingest(
+            owner, settings=settings, metrics=metrics, health=self.health, backfill=gate
+        )
         self.source = MemorySource(log, self.ingest)
         self.stop = asyncio.Event()
 
@@ -540,3 +545,71 @@ async def test_with_nothing_to_fetch_the_client_is_still_polled_before_it_takes_
 
 def away(_: TopicPartition) -> None:
     raise Unavailable("postgres", "08006")
+
+
+async def test_bulk_imports_wait_until_nothing_live_waits_and_then_go_in_small_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("newsloom.ingest.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("newsloom.partition_owner.BACKFILL_BATCH_RECORDS", 4)
+    bulk = TopicPartition("bulk", 0)
+    log, store = filled(200), Store()
+    for number in range(10):
+        log.append(bulk, value(5_000_000 + number))
+    rig = Rig(log, store, backfill=bulk.topic)
+    async with running(rig, (ONE, bulk)):
+        await rig.drained()
+    places = [partition for partition, _ in store.applied]
+    assert places == [ONE] * 200 + [bulk] * 10
+    assert offsets(store, bulk) == list(range(10))
+    assert store.transactions == 20 + 3
+    assert rig.registry.get_sample_value("newsloom_end_to_end_seconds_count") == 200
+    lag = "newsloom_consumer_lag_records"
+    assert rig.registry.get_sample_value(lag, {"topic": "bulk", "partition": "0"}) is None
+
+
+async def test_bulk_imports_wait_for_live_partitions_that_are_somebody_elses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("newsloom.ingest.LOOK_SECONDS", 0.02)
+    bulk = TopicPartition("bulk", 0)
+    log, store = filled(20, 20), Store()
+    log.append(bulk, value(5_000_000))
+    rig = Rig(log, store, backfill=bulk.topic)
+    async with running(rig, (ONE, bulk)):
+        await asyncio.sleep(0.3)
+        assert offsets(store, ONE) == list(range(20))
+        assert offsets(store, bulk) == []
+        assert rig.registry.get_sample_value("newsloom_backfill_held") == 1
+        assert rig.registry.get_sample_value("newsloom_backfill_waiting_records") is not None
+        claim = await store.claim(TWO, "another process", 0)
+        assert claim.next_offset == 0
+        store.positions[TWO].next_offset = 20
+        await rig.drained()
+        assert offsets(store, bulk) == [0]
+        assert rig.registry.get_sample_value("newsloom_backfill_held") == 0
+
+
+async def test_bulk_imports_wait_while_the_store_cannot_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("newsloom.ingest.LOOK_SECONDS", 0.02)
+    bulk = TopicPartition("bulk", 0)
+    log, store = filled(0), Store()
+    log.append(bulk, value(5_000_000))
+    is_away = True
+    positions_of = store.positions_of
+
+    async def sometimes(kafka_topic: str) -> dict[TopicPartition, int]:
+        if is_away:
+            raise Unavailable("postgres", "08006")
+        return await positions_of(kafka_topic)
+
+    monkeypatch.setattr(store, "positions_of", sometimes)
+    rig = Rig(log, store, backfill=bulk.topic)
+    async with running(rig, (bulk,)):
+        await asyncio.sleep(0.2)
+        assert offsets(store, bulk) == []
+        is_away = False
+        await rig.drained()
+    assert offsets(store, bulk) == [0]

@@ -110,6 +110,10 @@ class MemoryStore:
             raise Fenced
         position.parked_reason = reason
 
+    async def positions_of(self, kafka_topic: str) -> dict[TopicPartition, int]:
+        """Return the stored positions of a Kafka topic."""
+        return {p: at.next_offset for p, at in self.positions.items() if p.topic == kafka_topic}
+
     def _gather(self, batch: Batch) -> StoredState:
         keys = tentative_aliases(batch.items)
         aliases = {key: self.aliases[key] for key in keys if key in self.aliases}

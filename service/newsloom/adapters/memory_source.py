@@ -95,6 +95,10 @@ class MemorySource:
         """Return the assigned partitions."""
         return frozenset(self._positions)
 
+    def partitions(self, kafka_topic: str) -> frozenset[TopicPartition]:
+        """Return the partitions that the log has."""
+        return frozenset(p for p in self._log.records if p.topic == kafka_topic)
+
     async def bounds(
         self, partitions: Sequence[TopicPartition]
     ) -> Mapping[TopicPartition, tuple[int, int]]:

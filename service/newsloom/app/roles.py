@@ -17,6 +17,7 @@ from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_stor
 from newsloom.adapters.postgres.maintenance import change_log_is_foreign
 from newsloom.adapters.postgres.relaying import PostgresRelayStore, open_relay_store
 from newsloom.app.process import Process, open_process, owner_id, patiently, stop_on_signals
+from newsloom.backfill import BackfillGate
 from newsloom.backoff import wait_or_stop
 from newsloom.core.copies import DEFAULT_COPY_CONFIG
 from newsloom.core.stories import DEFAULT_STORY_CONFIG
@@ -139,10 +140,15 @@ async def _ingest(process: Process, failpoint: Failpoint | None, running: _Runni
             owner_id=owner_id(),
             jitter=random.random,
         )
-        ingest = Ingest(owner, settings=settings.ingest, metrics=metrics, health=health)
-        topics = [settings.kafka.articles_topic]
+        kafka = settings.kafka
+        gate = BackfillGate(
+            kafka.backfill_topic, kafka.articles_topic, store=store, metrics=metrics
+        )
+        ingest = Ingest(
+            owner, settings=settings.ingest, metrics=metrics, health=health, backfill=gate
+        )
         async with patiently(
-            process, "kafka", lambda: open_source(settings.kafka, settings.ingest, topics, ingest)
+            process, "kafka", lambda: open_source(kafka, settings.ingest, ingest)
         ) as source:
             running.ingest = ingest
             reporting = asyncio.create_task(_report_pool(store, process), name="pool")

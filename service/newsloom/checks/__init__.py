@@ -127,7 +127,7 @@ async def _kafka(settings: Settings) -> list[Finding]:
     kafka = kafka.model_copy(update={"bootstrap_servers": ",".join(usable)})
     group = settings.ingest.consumer_group
     try:
-        facts = await inspect_kafka(kafka, topic_specs(kafka.articles_topic, 1), group)
+        facts = await inspect_kafka(kafka, topic_specs(kafka, 1), group)
     except Unavailable as error:
         return [*findings, judging.kafka_away(error.code, uses_sasl=kafka.uses_sasl)]
     return [*findings, *judging.kafka(facts, group, datetime.now(UTC))]

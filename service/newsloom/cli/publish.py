@@ -62,7 +62,6 @@ def publish(  # noqa: PLR0917 - click passes them by name
     """
     # Heavy, and --help must be quick.
     from newsloom.adapters.record_files import NothingToReadError  # noqa: PLC0415
-    from newsloom.publisher import BACKFILL_TOPIC  # noqa: PLC0415
     from newsloom.publishing import PublishOptions, kafka_settings, publish_files  # noqa: PLC0415
 
     settings = load_settings()
@@ -87,7 +86,7 @@ def publish(  # noqa: PLR0917 - click passes them by name
         summary = _run(main())
     except Unavailable as error:
         if kafka is not None and error.code == "UnknownTopicOrPartitionError":
-            topic = BACKFILL_TOPIC if backfill else kafka.articles_topic
+            topic = kafka.backfill_topic if backfill else kafka.articles_topic
             tell(f"the Kafka topic {topic} does not exist: `newsloom topics apply` creates it")
         if view.accepted:
             tell(f"{view.accepted} records were acknowledged before; publish again for the rest")

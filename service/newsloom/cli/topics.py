@@ -40,12 +40,7 @@ def apply(partitions: int, replication_factor: int | None, output: Format) -> in
     from newsloom.publishing import kafka_settings  # noqa: PLC0415
 
     kafka = kafka_settings(load_settings(), tell)
-    specs = kafka_topics.topic_specs(
-        kafka.articles_topic,
-        partitions,
-        changes_topic=kafka.changes_topic,
-        dead_letters_topic=kafka.dead_letters_topic,
-    )
+    specs = kafka_topics.topic_specs(kafka, partitions)
     states = app.run(kafka_topics.apply_topics(kafka, specs, replication_factor=replication_factor))
     return _print(states, output)
 
@@ -60,12 +55,7 @@ def show(partitions: int, output: Format) -> int:
     from newsloom.publishing import kafka_settings  # noqa: PLC0415
 
     kafka = kafka_settings(load_settings(), tell)
-    specs = kafka_topics.topic_specs(
-        kafka.articles_topic,
-        partitions,
-        changes_topic=kafka.changes_topic,
-        dead_letters_topic=kafka.dead_letters_topic,
-    )
+    specs = kafka_topics.topic_specs(kafka, partitions)
     return _print(app.run(kafka_topics.show_topics(kafka, specs)), output)
 
 

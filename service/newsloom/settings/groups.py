@@ -61,6 +61,10 @@ class KafkaSettings(Group):
     articles_topic: TopicName = Field(
         "newsloom.articles.v1", description="Kafka topic that publish writes and ingest reads."
     )
+    backfill_topic: TopicName = Field(
+        "newsloom.articles-backfill.v1",
+        description="Kafka topic of bulk imports: read while nothing live waits for 2 seconds.",
+    )
     changes_topic: TopicName = Field(
         "newsloom.changes.v1", description="Kafka topic that the relay writes changes to."
     )

@@ -44,9 +44,12 @@ _STOP_TIMEOUT_SECONDS = 10.0
 
 @asynccontextmanager
 async def open_source(
-    kafka: KafkaSettings, ingest: IngestSettings, topics: Sequence[str], listener: OwnershipListener
+    kafka: KafkaSettings, ingest: IngestSettings, listener: OwnershipListener
 ) -> AsyncIterator["KafkaSource"]:
-    """Join the consumer group; leave it at the end. Raises Unavailable when Kafka is away."""
+    """Join the consumer group for articles, and for bulk imports where their Kafka topic exists.
+
+    Leaves it at the end. Raises Unavailable when Kafka is away.
+    """
     consumer = AIOKafkaConsumer(
         **client_options(kafka),
         group_id=ingest.consumer_group,
@@ -69,6 +72,11 @@ async def open_source(
     try:
         with kafka_unavailable():
             await consumer.start()
+            topics = [kafka.articles_topic]
+            if kafka.backfill_topic in await consumer.topics():
+                topics.append(kafka.backfill_topic)
+            else:
+                logger.info("no Kafka topic for bulk imports: they are not read")
             consumer.subscribe(topics, listener=_Rebalance(source, listener))
         yield source
     finally:
@@ -135,6 +143,11 @@ class KafkaSource:
     def assignment(self) -> frozenset[TopicPartition]:
         """Return the partitions of the present generation."""
         return _own(self._consumer.assignment())
+
+    def partitions(self, kafka_topic: str) -> frozenset[TopicPartition]:
+        """Return what the client's metadata says; empty before they came."""
+        known = self._consumer.partitions_for_topic(kafka_topic) or ()
+        return frozenset(TopicPartition(kafka_topic, partition) for partition in known)
 
     async def bounds(
         self, partitions: Sequence[TopicPartition]

@@ -40,13 +40,7 @@ class TopicState:
     problems: Sequence[str] = field(default=())
 
 
-def topic_specs(
-    articles_topic: str,
-    partitions: int,
-    *,
-    changes_topic: str = "newsloom.changes.v1",
-    dead_letters_topic: str = "newsloom.dead-letters.v1",
-) -> tuple[TopicSpec, ...]:
+def topic_specs(kafka: KafkaSettings, partitions: int) -> tuple[TopicSpec, ...]:
     """Return every Kafka topic of newsloom. Sizes in bytes, times in milliseconds."""
     # LogAppendTime: a hostile CreateTime far in the future would defeat retention by time.
     events = {
@@ -55,17 +49,15 @@ def topic_specs(
         "max.message.bytes": str(MAX_MESSAGE_BYTES),
     }
     return (
-        TopicSpec(articles_topic, partitions, events | {"retention.ms": str(7 * _DAY_MS)}),
+        TopicSpec(kafka.articles_topic, partitions, events | {"retention.ms": str(7 * _DAY_MS)}),
+        TopicSpec(kafka.backfill_topic, partitions, events | {"retention.ms": str(7 * _DAY_MS)}),
         TopicSpec(
-            "newsloom.articles-backfill.v1", partitions, events | {"retention.ms": str(7 * _DAY_MS)}
-        ),
-        TopicSpec(
-            changes_topic,
+            kafka.changes_topic,
             partitions,
             {"cleanup.policy": "compact", "max.message.bytes": str(2 * MAX_MESSAGE_BYTES)},
         ),
         TopicSpec(
-            dead_letters_topic,
+            kafka.dead_letters_topic,
             1,
             # A dead letter carries its original bytes and more headers than the event had.
             events

@@ -63,6 +63,10 @@ _PARK = """
 UPDATE newsloom.ingest_offsets SET parked_reason = $5, updated_at = now()
 WHERE consumer_group = $1 AND kafka_topic = $2 AND kafka_partition = $3 AND owner_epoch = $4"""
 
+_POSITIONS = """
+SELECT kafka_partition, next_offset FROM newsloom.ingest_offsets
+WHERE consumer_group = $1 AND kafka_topic = $2"""
+
 _CHECK = """
 SELECT pg_backend_pid() AS backend, pg_is_in_recovery() AS is_standby,
     current_setting('server_encoding') AS encoding,
@@ -167,6 +171,12 @@ class PostgresStore:
             tag = await connection.execute(_PARK, self._group, *partition, epoch, reason)
             if tag != "UPDATE 1":
                 raise Fenced
+
+    async def positions_of(self, kafka_topic: str) -> dict[TopicPartition, int]:
+        """Return the stored positions of a Kafka topic, whoever owns its partitions."""
+        async with self._marks.use() as connection:
+            rows = await connection.fetch(_POSITIONS, self._group, kafka_topic)
+        return {TopicPartition(kafka_topic, row[0]): row[1] for row in rows}
 
     async def _transaction(self, connection: asyncpg.Connection, batch: Batch) -> BatchReport:
         """Begin, do everything, commit. A crash at any point leaves all of it or nothing."""
