@@ -82,6 +82,10 @@ bench-full: $(DEV_READY) $(CONTENDERS)/.ready  ## the same over 100,000 records;
 	@$(BIN)/python -m bench.run --contenders $(CONTENDERS)/bin/python --records 100000 \
 		--output bench/results/bench-full.json $(ARGS)
 
+.PHONY: bench-linker
+bench-linker: $(DEV_READY)  ## the linker at the end of a full window: a table and JSON (ARGS="--articles 200000")
+	@$(BIN)/python -m bench.linking $(ARGS)
+
 .PHONY: coverage
 coverage: $(DEV_READY)  ## the test suite with branch coverage
 	$(BIN)/coverage run -m pytest $(ARGS)
