@@ -2,8 +2,8 @@
 
 Texts come from the generator of `newsloom generate`: words by Zipf's law over a million of them,
 names of its own for each event, so that a window of any size has distinct vocabulary. Copies and
-stories arrive among thousands of other articles. The older part of a window is stored as the linker would
-have left it, by the generator's truth, so that a window of 400,000 is there in a minute.
+stories arrive among thousands of other articles. The older part of a window is stored as the linker
+would have left it, by the generator's truth: filling a large window takes minutes, not an hour.
 """
 
 from collections.abc import Iterator, Sequence

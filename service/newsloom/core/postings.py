@@ -21,6 +21,8 @@ Ints = NDArray[np.int64]
 
 _TAG_SHIFT: Final = np.uint64(48)
 _ENTRY_BITS: Final = np.uint64(32)
+_WEIGHT_BITS: Final = 16
+_WEIGHTS: Final = (1 << _WEIGHT_BITS) - 1
 FOREVER: Final = np.iinfo(np.int64).max
 
 
@@ -164,6 +166,18 @@ class Postings:
             _lower(array, entries)
 
 
+def summed(keys: Ints, weights: Ints) -> tuple[Ints, Ints]:
+    """Return the distinct keys (below 2**47), sorted, and the sum of the weights of each.
+
+    Weights are whole numbers below 2**16, so that the order of what is summed does not matter.
+    """
+    packed = keys << _WEIGHT_BITS | weights
+    packed.sort()
+    keys = packed >> _WEIGHT_BITS
+    starts = np.flatnonzero(np.concatenate((_FIRST, keys[1:] != keys[:-1])))
+    return keys[starts], np.add.reduceat(packed & _WEIGHTS, starts)
+
+
 def _lower(entries: NDArray[np.uint32], by: int) -> None:
     """Subtract in place; what falls below the window becomes "end of chain"."""
     if not by:
@@ -173,4 +187,5 @@ def _lower(entries: NDArray[np.uint32], by: int) -> None:
     entries[~live] = 0
 
 
+_FIRST: Final = np.ones(1, np.bool_)
 _NONE: Final = np.zeros(0, np.int64)

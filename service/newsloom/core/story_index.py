@@ -23,7 +23,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from newsloom.core.postings import FOREVER, Hashes, Postings, Window, moved
+from newsloom.core.postings import FOREVER, Hashes, Postings, Window, moved, summed
 from newsloom.core.stories import (
     DEFAULT_STORY_CONFIG,
     Floats,
@@ -33,12 +33,17 @@ from newsloom.core.stories import (
     grouped,
     products,
 )
+from newsloom.core.term_overlap import Overlap, overlaps
 from newsloom.core.text_features import Features
 
 _PLACES: Final = 64
 _LOGS: Final = np.log(np.arange(1 << 18) + 1.5)
 _BATCH: Final = 512
-_PAIR_BITS: Final = 32
+_POSITION_BITS: Final = 26
+"""A posting is 32 bits: 64 places of fewer than 2**26 positions."""
+_POSITIONS: Final = (1 << _POSITION_BITS) - 1
+_SCORE_BITS: Final = 17
+_MOST_SCORE: Final = (1 << _SCORE_BITS) - 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _DAY: Final = timedelta(days=1)
@@ -140,10 +145,10 @@ class StoryIndex:
 
     def rarity(self, terms: NDArray[Any]) -> Floats:
         """Return the idf weight of terms: log of articles in the window by those that have it."""
-        counts = self._frequency[self._buckets(terms)]
+        counts = self._frequency.take(self._buckets(terms))
         whole = len(self._positions) + self._config.assumed_articles
-        weights: Floats = math.log(whole) - _LOGS[np.minimum(counts, len(_LOGS) - 1)]
-        return np.maximum(weights, 0.0)
+        weights: Floats = math.log(whole) - _LOGS.take(counts, mode="clip")
+        return np.maximum(weights, 0.0, out=weights)
 
     def observe(self, article: StoryInput) -> list[StoryChange]:
         """Add an article, or replace it when it is known, and say what changed."""
@@ -155,9 +160,10 @@ class StoryIndex:
         hashes = _hashes([article.features for article in articles], first)
         self._postings.add(hashes)
         candidates = self._candidates(hashes, first, len(articles))
+        compared = self._compared(articles, first, candidates)
         return [
-            self._observe(article, first + at, found)
-            for at, (article, found) in enumerate(zip(articles, candidates, strict=True))
+            self._observe(article, first + at, candidates[at], compared[at])
+            for at, article in enumerate(articles)
         ]
 
     def remove(self, article_id: UUID) -> list[StoryChange]:
@@ -209,35 +215,63 @@ class StoryIndex:
 
     # -- one article ---------------------------------------------------------------------------
 
+    def _compared(
+        self, articles: Sequence[StoryInput], first: int, candidates: list[NDArray[np.int64]]
+    ) -> list[Overlap | None]:
+        """Return for each article what it shares with its candidates; None where it has none."""
+        texts = []
+        for article, found in zip(articles, candidates, strict=True):
+            if len(found):
+                texts.append([article.features])
+                texts[-1] += [
+                    (self._at(at) if at < first else articles[at - first]).features
+                    for at in found.tolist()
+                ]
+        made = overlaps(texts)
+        return [next(made) if len(found) else None for found in candidates]
+
     def _observe(
-        self, article: StoryInput, position: int, found: NDArray[np.int64]
+        self,
+        article: StoryInput,
+        position: int,
+        found: NDArray[np.int64],
+        overlap: Overlap | None,
     ) -> list[StoryChange]:
         before = self._positions.get(article.article_id)
         changes = [] if before is None else self._release(before, leaves=True)
         self._hold(position, article)
-        candidates = self._with_related(article, position, found)
-        if not candidates:
+        candidates, cosines = found, None if overlap is None else overlap.cosines(self.rarity)
+        also = self._related(article, position)
+        if not also.issubset(found.tolist()):
+            candidates = np.array(sorted(also.union(found.tolist())))
+            cosines = None
+        if not len(candidates):
             return changes
-        near = self._nearest(candidates, position)
+        if cosines is None:
+            texts = [self._at(at).features for at in (*candidates.tolist(), position)]
+            table = cosine_table(texts, self.rarity)
+            cosines = np.einsum("ik,k->i", table[:-1], table[-1])
+        near = self._nearest(candidates, position, cosines)
         if near:
             changes += self._regroup(self._pool(near, position), article)
         return changes
 
-    def _with_related(
-        self, article: StoryInput, position: int, found: NDArray[np.int64]
-    ) -> list[int]:
+    def _related(self, article: StoryInput, position: int) -> set[int]:
+        """Return the positions of the articles that name this one, or that it names."""
         related = article.related | self._named_by.get(article.article_id, set())
-        also = [self._positions[other] for other in related if other in self._positions]
-        return sorted({*found.tolist(), *also} - {position})
+        also = {self._positions[other] for other in related if other in self._positions}
+        return also - {position}
 
-    def _nearest(self, candidates: list[int], position: int) -> list["_Near"]:
+    def _nearest(
+        self, candidates: NDArray[np.int64], position: int, cosines: Floats
+    ) -> list["_Near"]:
         """Return the stories (or single articles) that the article may belong to, nearest first."""
         config = self._config
-        table = cosine_table([self._at(at).features for at in (*candidates, position)], self.rarity)
-        similarities = np.einsum("ik,k->i", table[:-1], table[-1])
-        similarities += self._evidence(candidates, [position])[:, 0]
+        similarities = cosines + self._evidence(candidates, np.array([position]))[:, 0]
         best: dict[UUID | int, float] = {}
-        for candidate, similarity in zip(candidates, similarities.tolist(), strict=True):
+        likely = np.flatnonzero(similarities > config.threshold)
+        for at, similarity in zip(likely.tolist(), similarities[likely].tolist(), strict=True):
+            candidate = int(candidates[at])
             key = self._story_at[candidate] or candidate
             if similarity > best.get(key, config.threshold):
                 best[key] = similarity
@@ -259,7 +293,7 @@ class StoryIndex:
                 pool += members
         return sorted(pool)
 
-    def _evidence(self, rows: list[int], columns: list[int]) -> Floats:
+    def _evidence(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
         """Return what times and related edges add to the similarity of each pair."""
         evidence = np.zeros((len(rows), len(columns)))
         config = self._config
@@ -270,7 +304,7 @@ class StoryIndex:
             cost = np.minimum(apart * config.day_cost, config.most_time_cost)
             evidence -= np.where(apart > 0, cost, 0.0)
         if self._named_by:
-            self._add_related(evidence, rows, columns)
+            self._add_related(evidence, rows.tolist(), columns.tolist())
         return evidence
 
     def _add_related(self, evidence: Floats, rows: list[int], columns: list[int]) -> None:
@@ -285,7 +319,8 @@ class StoryIndex:
         """Group the pool anew and turn the difference into changes."""
         config = self._config
         table = cosine_table([self._at(at).features for at in pool], self.rarity)
-        similarities = products(table) + self._evidence(pool, pool)
+        positions = np.array(pool)
+        similarities = products(table) + self._evidence(positions, positions)
         np.fill_diagonal(similarities, 0.0)
         adjusted = adjusted_for_density(similarities, config)
         parts = grouped(adjusted, self._blocks(pool), config)
@@ -439,17 +474,18 @@ class StoryIndex:
             return [_NONE] * count
         # Whole numbers, so that sums do not depend on the order of what is summed.
         weights = _rarity_by_matches(config.chain_cap)[np.bincount(which)[which]]
-        pairs = (hashes.owner[which] - first) << _PAIR_BITS | positions
-        order = np.argsort(pairs)
-        pairs, starts = np.unique(pairs[order], return_index=True)
-        scores = np.add.reduceat(weights[order], starts)
-        owners, positions = pairs >> _PAIR_BITS, pairs & ((1 << _PAIR_BITS) - 1)
-        best = np.lexsort((-positions, -scores, owners))
+        pairs = (hashes.owner[which] - first) << _POSITION_BITS | positions
+        pairs, scores = summed(pairs, weights)
+        owners = pairs >> _POSITION_BITS
+        # One number a pair, so that one sort puts the best of each article first, then the newest.
+        ranked = owners << _SCORE_BITS | (_MOST_SCORE - scores)
+        ranked = ranked << _POSITION_BITS | (_POSITIONS - (pairs & _POSITIONS))
+        ranked.sort()
         counts = np.bincount(owners, minlength=count)
-        rank = np.arange(len(best)) - np.repeat(np.cumsum(counts) - counts, counts)
-        chosen = best[rank < config.candidates]
+        rank = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts)
+        positions = _POSITIONS - (ranked[rank < config.candidates] & _POSITIONS)
         bounds = np.cumsum(np.minimum(counts, config.candidates))
-        return np.split(positions[chosen], bounds[:-1])
+        return [np.sort(found) for found in np.split(positions, bounds[:-1])]
 
     def _hold(self, position: int, article: StoryInput) -> None:
         self._positions.pop(article.article_id, None)
