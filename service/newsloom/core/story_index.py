@@ -33,7 +33,7 @@ from newsloom.core.stories import (
     grouped,
     products,
 )
-from newsloom.core.term_overlap import Overlap, overlaps
+from newsloom.core.term_overlap import TermOverlap
 from newsloom.core.text_features import Features
 
 _PLACES: Final = 64
@@ -119,6 +119,7 @@ class StoryIndex:
         self._config = config
         self._window = Window()
         self._postings = Postings(_PLACES, config.bucket_bits, self._window.capacity)
+        self._overlap = TermOverlap()
         self._frequency = np.zeros(1 << config.bucket_bits, np.int32)
         self._seen_us = np.zeros(self._window.capacity, np.int64)
         self._published_days = np.zeros(self._window.capacity, np.float64)
@@ -160,9 +161,8 @@ class StoryIndex:
         hashes = _hashes([article.features for article in articles], first)
         self._postings.add(hashes)
         candidates = self._candidates(hashes, first, len(articles))
-        compared = self._compared(articles, first, candidates)
         return [
-            self._observe(article, first + at, candidates[at], compared[at])
+            self._observe(article, first + at, candidates[at])
             for at, article in enumerate(articles)
         ]
 
@@ -215,64 +215,35 @@ class StoryIndex:
 
     # -- one article ---------------------------------------------------------------------------
 
-    def _compared(
-        self, articles: Sequence[StoryInput], first: int, candidates: list[NDArray[np.int64]]
-    ) -> list[Overlap | None]:
-        """Return for each article what it shares with its candidates; None where it has none."""
-        texts = []
-        for article, found in zip(articles, candidates, strict=True):
-            if len(found):
-                texts.append([article.features])
-                texts[-1] += [
-                    (self._at(at) if at < first else articles[at - first]).features
-                    for at in found.tolist()
-                ]
-        made = overlaps(texts)
-        return [next(made) if len(found) else None for found in candidates]
-
     def _observe(
-        self,
-        article: StoryInput,
-        position: int,
-        found: NDArray[np.int64],
-        overlap: Overlap | None,
+        self, article: StoryInput, position: int, found: NDArray[np.int64]
     ) -> list[StoryChange]:
         before = self._positions.get(article.article_id)
         changes = [] if before is None else self._release(before, leaves=True)
         self._hold(position, article)
-        candidates, cosines = found, None if overlap is None else overlap.cosines(self.rarity)
-        also = self._related(article, position)
-        if not also.issubset(found.tolist()):
-            candidates = np.array(sorted(also.union(found.tolist())))
-            cosines = None
-        if not len(candidates):
+        candidates = self._with_related(article, position, found.tolist())
+        if not candidates:
             return changes
-        if cosines is None:
-            texts = [self._at(at).features for at in (*candidates.tolist(), position)]
-            table = cosine_table(texts, self.rarity)
-            cosines = np.einsum("ik,k->i", table[:-1], table[-1])
-        near = self._nearest(candidates, position, cosines)
+        near = self._nearest(candidates, position)
         if near:
             changes += self._regroup(self._pool(near, position), article)
         return changes
 
-    def _related(self, article: StoryInput, position: int) -> set[int]:
-        """Return the positions of the articles that name this one, or that it names."""
+    def _with_related(self, article: StoryInput, position: int, found: list[int]) -> list[int]:
         related = article.related | self._named_by.get(article.article_id, set())
         also = {self._positions[other] for other in related if other in self._positions}
-        return also - {position}
+        also.discard(position)
+        return sorted(also.union(found)) if also else found
 
-    def _nearest(
-        self, candidates: NDArray[np.int64], position: int, cosines: Floats
-    ) -> list["_Near"]:
+    def _nearest(self, candidates: list[int], position: int) -> list["_Near"]:
         """Return the stories (or single articles) that the article may belong to, nearest first."""
         config = self._config
-        similarities = cosines + self._evidence(candidates, np.array([position]))[:, 0]
+        similarities = self._cosines(candidates, position)
+        similarities += self._evidence(candidates, [position])[:, 0]
         best: dict[UUID | int, float] = {}
-        likely = np.flatnonzero(similarities > config.threshold)
-        for at, similarity in zip(likely.tolist(), similarities[likely].tolist(), strict=True):
-            candidate = int(candidates[at])
-            key = self._story_at[candidate] or candidate
+        likely = np.flatnonzero(similarities > config.threshold).tolist()
+        for at, similarity in zip(likely, similarities[likely].tolist(), strict=True):
+            key = self._story_at[candidates[at]] or candidates[at]
             if similarity > best.get(key, config.threshold):
                 best[key] = similarity
         near = []
@@ -282,6 +253,17 @@ class StoryIndex:
             if similarity >= config.threshold + config.few_pairs / math.sqrt(len(members)):
                 near.append(_Near(-similarity, -members[-1], members))
         return sorted(near)
+
+    def _cosines(self, candidates: list[int], position: int) -> Floats:
+        """Return the similarity of texts; an article without terms resembles none."""
+        own = self._at(position).features
+        texts = [self._at(at).features for at in candidates]
+        cosines = np.zeros(len(texts))
+        with_terms = [at for at, text in enumerate(texts) if len(text.terms)]
+        if len(own.terms) and with_terms:
+            with_terms_texts = [texts[at] for at in with_terms]
+            cosines[with_terms] = self._overlap.cosines(own, with_terms_texts, self.rarity)
+        return cosines
 
     def _pool(self, near: list["_Near"], position: int) -> list[int]:
         """Return the positions of the nearest stories' articles and this one, oldest first."""
@@ -293,18 +275,18 @@ class StoryIndex:
                 pool += members
         return sorted(pool)
 
-    def _evidence(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
+    def _evidence(self, rows: list[int], columns: list[int]) -> Floats:
         """Return what times and related edges add to the similarity of each pair."""
         evidence = np.zeros((len(rows), len(columns)))
         config = self._config
-        across, down = self._published_days[rows], self._published_days[columns]
+        across, down = self._published_days.take(rows), self._published_days.take(columns)
         apart = np.abs(across[:, None] - down[None, :]) - config.free_days
         # Not a number where a time is unknown; such a pair is not "above".
         if np.fmax.reduce(apart, axis=None) > 0:
             cost = np.minimum(apart * config.day_cost, config.most_time_cost)
             evidence -= np.where(apart > 0, cost, 0.0)
         if self._named_by:
-            self._add_related(evidence, rows.tolist(), columns.tolist())
+            self._add_related(evidence, rows, columns)
         return evidence
 
     def _add_related(self, evidence: Floats, rows: list[int], columns: list[int]) -> None:
@@ -319,8 +301,7 @@ class StoryIndex:
         """Group the pool anew and turn the difference into changes."""
         config = self._config
         table = cosine_table([self._at(at).features for at in pool], self.rarity)
-        positions = np.array(pool)
-        similarities = products(table) + self._evidence(positions, positions)
+        similarities = products(table) + self._evidence(pool, pool)
         np.fill_diagonal(similarities, 0.0)
         adjusted = adjusted_for_density(similarities, config)
         parts = grouped(adjusted, self._blocks(pool), config)
