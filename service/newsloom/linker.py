@@ -1,14 +1,16 @@
 """Flow 3: change log -> copies and stories.
 
 One linker is active; the others wait. It rebuilds its index from stored states, then follows the
-change log: read, decide, write results and position in one transaction. A crash at any point leaves
-the last position with its results; the next linker goes on there and decides the same.
+change log: read, decide, write results and position in one transaction. Results are written while
+the next rows are read and decided. A crash at any point leaves the last position with its results;
+the next linker goes on there and decides the same.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 
 from newsloom.backoff import delays, wait_or_stop
@@ -16,7 +18,7 @@ from newsloom.core.linking import LinkIndex, LinkResults
 from newsloom.errors import Unavailable
 from newsloom.health import Health
 from newsloom.metrics import Metrics
-from newsloom.ports import Fenced, LinkLease, LinkRead, LinkStore
+from newsloom.ports import Fenced, LinkLease, LinkStore
 
 logger = logging.getLogger(__name__)
 
@@ -76,25 +78,58 @@ class Linker:
         states = await self._store.states(lease.window)
         await asyncio.to_thread(index.restore, lease.window, states)
         logger.info("linking", extra={"articles": len(index)})
-        while not stop.is_set():
-            read = await self._store.read(lease.position, READ_ROWS)
-            self._health.usable("postgres")
-            self._beat()
-            if not read.rows:
-                self.empty_read_at = asyncio.get_running_loop().time()
-                self._metrics.set_link(lag_seconds=0.0, window=len(index), size=index.nbytes)
-                await wait_or_stop(IDLE_SECONDS, stop)
-                continue
-            results = await asyncio.to_thread(index.apply, read.changes)
-            await self._store.write(lease, read.position, results)
-            lease = LinkLease(lease.epoch, read.position, results.window)
-            self._observe(index, read, results)
+        writing: _Writing | None = None
+        try:
+            while not stop.is_set():
+                lease, writing = await self._step(index, lease, writing, stop)
+            await self._settle(index, writing)
+        except BaseException:
+            if writing:
+                writing.done.cancel()
+                await asyncio.gather(writing.done, return_exceptions=True)
+            raise
 
-    def _observe(self, index: LinkIndex, read: LinkRead, results: LinkResults) -> None:
-        self.linked += results.observed
-        self._metrics.observe_linked(results)
-        lag = time.time() - read.recorded_at if read.recorded_at is not None else 0.0
+    async def _step(
+        self, index: LinkIndex, lease: LinkLease, writing: "_Writing | None", stop: asyncio.Event
+    ) -> tuple[LinkLease, "_Writing | None"]:
+        """Read and decide while the results before are written; then begin to write these.
+
+        A write that fails takes the index with it: whoever links next restores one from what is
+        stored, which is at most these two steps behind.
+        """
+        read = await self._store.read(lease.position, READ_ROWS)
+        self._health.usable("postgres")
+        self._beat()
+        changes = writing.results.before(read.changes) if writing else read.changes
+        results = await asyncio.to_thread(index.apply, changes) if read.rows else None
+        await self._settle(index, writing)
+        if results is None:
+            self.empty_read_at = asyncio.get_running_loop().time()
+            self._metrics.set_link(lag_seconds=0.0, window=len(index), size=index.nbytes)
+            await wait_or_stop(IDLE_SECONDS, stop)
+            return lease, None
+        done = asyncio.create_task(self._store.write(lease, read.position, results))
+        after = LinkLease(lease.epoch, read.position, results.window)
+        return after, _Writing(done, results, read.recorded_at)
+
+    async def _settle(self, index: LinkIndex, writing: "_Writing | None") -> None:
+        """Wait until results are stored, and count them."""
+        if writing is None:
+            return
+        await writing.done
+        self.linked += writing.results.observed
+        self._metrics.observe_linked(writing.results)
+        lag = time.time() - writing.recorded_at if writing.recorded_at is not None else 0.0
         self._metrics.set_link(lag_seconds=lag, window=len(index), size=index.nbytes)
 
     def _waits(self) -> Iterator[float]:
         return delays(0.1, 3.0, self._jitter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """Results on their way to the store; `recorded_at` is that of the oldest row behind them."""
+
+    done: asyncio.Task[None]
+    results: LinkResults
+    recorded_at: float | None

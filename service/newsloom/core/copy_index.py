@@ -90,6 +90,7 @@ class CopyIndex:
         self._articles: list[_Held | None] = [None] * self._window.capacity
         self._positions: dict[UUID, int] = {}
         self._groups = CopyGroups()
+        self._shingle_bytes = 0
 
     def __len__(self) -> int:
         """Articles in the window."""
@@ -102,8 +103,8 @@ class CopyIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays and stored shingles, without Python's objects around them."""
-        held = sum(a.article.signature.shingles.nbytes for a in self._articles if a)
-        return self._postings.nbytes + self._seen_us.nbytes + self._counts.nbytes + held
+        arrays = self._seen_us.nbytes + self._counts.nbytes
+        return self._postings.nbytes + arrays + self._shingle_bytes
 
     def observe(self, article: CopyInput) -> list[CopyChange]:
         """Add an article, or replace it when it is known, and say what changed.
@@ -259,6 +260,7 @@ class CopyIndex:
     def _hold(self, position: int, held: "_Held") -> None:
         self._positions[held.article.article_id] = position
         self._articles[position] = held
+        self._shingle_bytes += held.article.signature.shingles.nbytes
         if held.counted:
             # Buffered: a bucket counts once an article, also when it is named twice.
             self._counts[self._buckets(held.article.signature)] += np.uint16(1)
@@ -266,6 +268,7 @@ class CopyIndex:
     def _release(self, position: int) -> UUID:
         held = self._at(position)
         self._articles[position] = None
+        self._shingle_bytes -= held.article.signature.shingles.nbytes
         if held.counted:
             self._counts[self._buckets(held.article.signature)] -= np.uint16(1)
         return held.article.article_id

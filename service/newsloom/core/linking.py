@@ -109,7 +109,8 @@ class LinkResults:
     """What changed, as rows. A store carries it out in one transaction with the cursor.
 
     Order: `root_moves` (what was a copy of the one is a copy of the other, and the other itself of
-    none) and `story_merges` in their order, then the rest. A None takes the row away.
+    none) and `story_merges` in their order, then the rest. A None takes the row away. Articles in
+    `fresh` have no stored state yet.
     """
 
     window: LinkWindow
@@ -121,12 +122,25 @@ class LinkResults:
     states: dict[UUID, LinkState] = field(default_factory=dict)
     pairs: dict[UUID, tuple[CopyEdge, ...]] = field(default_factory=dict)
     removed: list[UUID] = field(default_factory=list)
+    fresh: set[UUID] = field(default_factory=set)
     observed: int = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing but the position has to be stored."""
         return not (self.states or self.removed)
+
+    def before(self, changes: Sequence[LinkChange]) -> list[LinkChange]:
+        """Return changes that were read before these results were stored as if read after."""
+        removed = set(self.removed)
+        return [
+            replace(change, linked_version=state.version)
+            if (state := self.states.get(change.article_id)) is not None
+            else replace(change, linked_version=0)
+            if change.article_id in removed
+            else change
+            for change in changes
+        ]
 
 
 class LinkIndex:
@@ -187,6 +201,8 @@ class LinkIndex:
                 run = []
                 self._trim(article.first_seen_at)
             run.append(article)
+            if not change.linked_version:
+                results.fresh.add(article.article_id)
         self._observe(run, results)
         results.window = self._window
         self._collect(results)

@@ -128,6 +128,7 @@ class StoryIndex:
         self._positions: dict[UUID, int] = {}
         self._stories: dict[UUID, list[int]] = {}
         self._named_by: dict[UUID, set[UUID]] = {}
+        self._terms = 0
 
     def __len__(self) -> int:
         """Articles in the window."""
@@ -140,9 +141,8 @@ class StoryIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays and stored terms, without Python's objects around them."""
-        terms = sum(5 * len(article.features.terms) for article in self._articles if article)
         arrays = self._frequency.nbytes + self._seen_us.nbytes + self._published_days.nbytes
-        return self._postings.nbytes + arrays + terms
+        return self._postings.nbytes + arrays + 5 * self._terms
 
     def rarity(self, terms: NDArray[Any]) -> Floats:
         """Return the idf weight of terms: log of articles in the window by those that have it."""
@@ -472,6 +472,7 @@ class StoryIndex:
         self._positions.pop(article.article_id, None)
         self._positions[article.article_id] = position
         self._articles[position] = article
+        self._terms += len(article.features.terms)
         self._frequency[self._buckets(article.features.terms)] += 1
         for other in article.related:
             self._named_by.setdefault(other, set()).add(article.article_id)
@@ -482,6 +483,7 @@ class StoryIndex:
         story = self._story_at[position]
         self._take_out(position)
         self._articles[position] = None
+        self._terms -= len(article.features.terms)
         del self._positions[article.article_id]
         self._frequency[self._buckets(article.features.terms)] -= 1
         for other in article.related:

@@ -34,25 +34,43 @@ ORDER BY s.sequence"""
 # $1 $2 position, $3 limit
 READ: Final = """
 SELECT c.xid::text::bigint AS xid, c.change_id, c.recorded_at, c.article_id, c.version,
-    c.kind IN ('created', 'mentioned', 'revised', 'removed', 'merged', 'erased') AS matters,
+    c.matters,
     a.version AS current_version, a.merged_into, a.first_seen_at,
     t.title, t.excerpt, t.body, t.published_at, s.version AS linked_version,
     (SELECT array_agg(r.related_article_id ORDER BY r.related_article_id)
-     FROM newsloom.related_articles AS r WHERE r.article_id = c.article_id) AS related
+     FROM newsloom.related_articles AS r
+     WHERE c.matters AND r.article_id = c.article_id) AS related
 FROM (
-    SELECT * FROM newsloom.changes
+    SELECT *,
+        kind IN ('created', 'mentioned', 'revised', 'removed', 'merged', 'erased') AS matters
+    FROM newsloom.changes
     WHERE (xid, change_id) > (($1::bigint)::text::xid8, $2)
         AND xid < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY xid, change_id
     LIMIT $3
 ) AS c
-LEFT JOIN newsloom.articles AS a ON a.article_id = c.article_id
-LEFT JOIN newsloom.article_contents AS t ON t.article_id = c.article_id
+LEFT JOIN newsloom.articles AS a ON c.matters AND a.article_id = c.article_id
+LEFT JOIN newsloom.article_contents AS t ON t.article_id = a.article_id
     AND a.merged_into IS NULL AND a.erased_at IS NULL
-LEFT JOIN newsloom.link_states AS s ON s.article_id = c.article_id
+LEFT JOIN newsloom.link_states AS s ON c.matters AND s.article_id = c.article_id
 ORDER BY c.xid, c.change_id"""
 
-INSERT_STATES: Final = """
+STATE_COLUMNS: Final = (
+    "article_id",
+    "sequence",
+    "version",
+    "first_seen_at",
+    "published_at",
+    "is_counted",
+    "related",
+    "pair_ids",
+    "pair_jaccard",
+    "pair_containment",
+    "signature",
+    "features",
+)
+
+UPSERT_STATE: Final = """
 INSERT INTO newsloom.link_states (article_id, sequence, version, first_seen_at, published_at,
     is_counted, related, pair_ids, pair_jaccard, pair_containment, signature, features)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
