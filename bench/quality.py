@@ -10,14 +10,14 @@ import argparse
 import json
 import os
 import platform
-import random
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from bench import quality_copies, quality_stories
+from bench import quality_copies, quality_stories, quality_urls
 from newsloom.core.article import Article
 from newsloom.core.enrichment.text import clean_text
 from newsloom.core.folding import fold
@@ -42,7 +42,13 @@ GOALS = {
     ),
     "copies": (("precision", 0.99), ("recall_jaccard", 0.98), ("recall_containment", 0.95)),
 }
-URL = "https://www.example.com/2024/05/01/business/bank-raises-rates?utm_source=feed&id=20417"
+SITE = "www.example.com/2024/05/01/business/bank-raises-rates-{}"
+URLS = (
+    f"https://{SITE}?utm_source=feed&id=20417",
+    f"https://{SITE}",
+    f"https://{SITE}/amp",
+    f"https://www-example-com.cdn.ampproject.org/c/s/{SITE}/amp",
+)
 TEXT = (
     "The central bank raised its benchmark interest rate by a quarter point on Wednesday, saying "
     "inflation remained too high even as growth slows. Officials signalled that one more increase "
@@ -70,6 +76,7 @@ def measure(folder: Path | None, *, quick: bool) -> dict[str, Any]:
         "machine": {"python": platform.python_version(), "processor": platform.machine()},
         "labelled_data": folder is not None,
         "time": _times(),
+        "urls": quality_urls.measure(folder),
         "copies": {
             f"planted, {name}": quality_copies.planted(count, 1, name)
             for name in quality_copies.SETTINGS
@@ -90,33 +97,37 @@ def measure(folder: Path | None, *, quick: bool) -> dict[str, Any]:
         "all topics": quality_stories.measure(texts, draws=draws),
         "centroid baseline, even topics": quality_stories.baseline(odd, even),
     }
-    results["urls"] = _urls(folder)
     return results
 
 
-def _urls(folder: Path) -> dict[str, int]:
-    lines = (folder / "url-pairs.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    urls = {url for line in lines for url in line.split("\t")[:2]}
-    canonical = [canonicalise(url) for url in urls]
-    return {"urls": len(urls), "keys": len({one.key for one in canonical if one})}
-
-
 def _times() -> dict[str, float]:
-    """Processor time in microseconds for a 300-character article of plain text."""
+    """Processor time in microseconds for a 300-character article of plain text.
+
+    Its four addresses are all canonicalised, as ingest does; each is new.
+    """
     article = Article(
         urls=(), content_hash=b"", field_hashes={}, title="Bank raises rates", excerpt=TEXT
     )
+    new = count()
+
+    def canonical() -> None:
+        for url in URLS:
+            canonicalise(url.format(next(new)))
+
+    def signed() -> None:
+        signature(fold(article.title, TEXT, None))
 
     def whole() -> None:
         clean_text(article)
-        canonicalise(f"{URL}{random.random()}")
-        signature(fold(article.title, TEXT, None))
+        canonical()
+        signed()
 
     steps: dict[str, Callable[[], object]] = {
         "clean_up": lambda: clean_text(article),
-        "canonical_url": lambda: canonicalise(f"{URL}{random.random()}"),
-        "signature": lambda: signature(fold(article.title, TEXT, None)),
-        "all_three": whole,
+        "one_canonical_url": lambda: canonicalise(URLS[0].format(next(new))),
+        "four_canonical_urls": canonical,
+        "signature": signed,
+        "all_three_with_four_urls": whole,
     }
     return {f"{name}_microseconds": _micros(step) for name, step in steps.items()}
 
@@ -133,21 +144,43 @@ def _micros(step: Callable[[], object]) -> float:
 
 def table(results: dict[str, Any]) -> str:
     """Return the figures as Markdown, with the goal beside each figure that has one."""
-    lines = ["| what | figure | reach |", "|---|---|---|"]
+    lines = ["| what | figure | reach |", "|---|---|---|", *_url_rows(results["urls"])]
     for name, figures in results["copies"].items():
         lines += _rows(f"copies, {name}", figures, GOALS["copies"])
+        lines += _kind_rows(f"copies, {name}", figures)
     for half, kinds in results["stories"].items():
         for kind, figures in kinds.items():
             lines += _rows(f"stories, {half}, {kind}", figures, GOALS[f"stories {kind}"])
-    if "urls" in results:
-        urls = results["urls"]
-        lines.append(
-            f"| distinct URLs with a key of their own | {urls['keys']} of {urls['urls']} | all |"
-        )
     for name, micros in results["time"].items():
         goal = "<= 60" if name.startswith("all") else ""
         lines.append(f"| {name.replace('_', ' ')}, 300 characters | {micros:.1f} | {goal} |")
     return "\n".join(lines)
+
+
+def _url_rows(urls: dict[str, float]) -> list[str]:
+    distinct = f"{urls['keys']} of {urls['urls']}"
+    cases = f"{urls['cases_with_our_verdict']} of {urls['cases']}"
+    worst, micros = f"{urls['variants_worst_form']:.4f}", f"{urls['microseconds_a_variant']:.1f}"
+    return [
+        f"| addresses: distinct ones with a key of their own | {distinct} | all |",
+        f"| addresses: variants that reach the key, worst of eleven forms | {worst} | 0.99 |",
+        f"| addresses: collected cases with our verdict | {cases} | all |",
+        f"| addresses: microseconds a variant | {micros} | |",
+    ]
+
+
+def _kind_rows(name: str, figures: dict[str, float]) -> list[str]:
+    """Rows of what the generator planted: each kind of copy, each kind of trap."""
+    kinds = {
+        "recall": [kind.value for kind in quality_copies.COPIES],
+        "wrongly_linked": [kind.value for kind in quality_copies.TRAPS],
+    }
+    return [
+        f"| {name}: {what.replace('_', ' ')}, {kind} | {figures[f'{what}_{kind}']:.3f} | |"
+        for what, names in kinds.items()
+        for kind in names
+        if f"{what}_{kind}" in figures
+    ]
 
 
 def _rows(name: str, figures: dict[str, float], goals: tuple[tuple[str, float], ...]) -> list[str]:

@@ -10,7 +10,7 @@ from uuid import UUID
 from bench.quality_stories import Text
 from newsloom.core.copy_index import CopyIndex, CopyInput
 from newsloom.core.folding import FoldedText, fold
-from newsloom.core.generate import GenerateConfig, Generator, Planted
+from newsloom.core.generate import GenerateConfig, Generated, Generator, Planted
 from newsloom.core.signatures import Signature, signature
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -19,6 +19,8 @@ SETTINGS = {
     "short": GenerateConfig(words=(25, 70), copies=0.4, traps=0.4),
 }
 JACCARD, CONTAINMENT = 0.3, 0.5
+COPIES = (Planted.EDITED, Planted.ABRIDGED, Planted.HEADLINE, Planted.BOILERPLATE_ADDED)
+TRAPS = (Planted.BOILERPLATE_SHARED, Planted.TEMPLATE, Planted.TITLE_SHARED)
 Pairs = dict[tuple[int, int], tuple[float, float]]
 
 
@@ -58,7 +60,11 @@ def exact(texts: Sequence[FoldedText]) -> Pairs:
 
 
 def planted(count: int, seed: int, setting: str) -> dict[str, float]:
-    """Precision over all found pairs; recall over the true pairs that still share enough."""
+    """Precision over all found pairs; recall over the true pairs that still share enough.
+
+    By kind as well: of the copies the share that is linked where it shares enough with another
+    text of its group; of the traps the share that is linked to a text of another group.
+    """
     made = [
         one
         for one in Generator(random.Random(seed), SETTINGS[setting]).records(count)
@@ -67,10 +73,35 @@ def planted(count: int, seed: int, setting: str) -> dict[str, float]:
     random.Random(seed).shuffle(made)
     texts = [fold(m.record["title"], m.record["excerpt"], m.record["body"]) for m in made]
     groups, micros = roots([signature(text) for text in texts], range(len(texts)))
-    return _figures([one.copy_group for one in made], groups, exact(texts)) | {
-        "articles": len(made),
-        "microseconds_an_article": micros,
-    }
+    pairs = exact(texts)
+    figures = _figures([one.copy_group for one in made], groups, pairs)
+    return (
+        figures
+        | _by_kind(made, groups, pairs)
+        | {"articles": len(made), "microseconds_an_article": micros}
+    )
+
+
+def _by_kind(made: Sequence[Generated], groups: Sequence[UUID], pairs: Pairs) -> dict[str, float]:
+    true = [pair for pair in pairs if made[pair[0]].copy_group == made[pair[1]].copy_group]
+    enough = [p for p in true if pairs[p][0] >= JACCARD or pairs[p][1] >= CONTAINMENT]
+    figures: dict[str, float] = {}
+    for kind in COPIES:
+        own = [pair for pair in enough if kind in {made[at].planted for at in pair}]
+        figures[f"recall_{kind.value}"] = _share_together(own, groups)
+        figures[f"pairs_{kind.value}"] = len(own)
+    first: dict[UUID, set[int]] = {}
+    for one, group in zip(made, groups, strict=True):
+        first.setdefault(group, set()).add(one.copy_group)
+    for kind in TRAPS:
+        mixed = [
+            len(first[group]) > 1
+            for one, group in zip(made, groups, strict=True)
+            if one.planted is kind
+        ]
+        figures[f"wrongly_linked_{kind.value}"] = sum(mixed) / len(mixed)
+        figures[f"articles_{kind.value}"] = len(mixed)
+    return figures
 
 
 def labelled(texts: Sequence[Text]) -> dict[str, float]:

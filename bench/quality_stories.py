@@ -13,7 +13,7 @@ from uuid import UUID
 
 from bench.quality_metrics import adjusted_rand, b_cubed, hard_negatives_apart
 from newsloom.core.folding import split_words
-from newsloom.core.generate import Generator, Planted
+from newsloom.core.generate import GenerateConfig, Generator
 from newsloom.core.stories import DEFAULT_STORY_CONFIG, StoryConfig
 from newsloom.core.story_index import StoryIndex, StoryInput
 from newsloom.core.text_features import features
@@ -53,16 +53,19 @@ def labelled(folder: Path) -> list[Text]:
 
 
 def synthetic(count: int = 600) -> list[Text]:
-    """Made-up events; pairs of neighbouring numbers stand for core and plus."""
-    made = [
-        one
-        for one in Generator(random.Random(11)).records(2 * count)
-        if one.planted is Planted.ORIGINAL
-    ]
-    return [
-        Text(f"{one.event // 2}-{one.event % 2}", one.record["title"], one.record["body"])
-        for one in made[:count]
-    ]
+    """Made-up events; an event and the latest of its kind (its rival) stand for core and plus."""
+    config = GenerateConfig(copies=0.0, duplicates=0.0, revisions=0.0, traps=0.0, rivals=0.4)
+    made = list(Generator(random.Random(11), config).records(count))
+    rival_of = {one.event: one.rival_of for one in made}
+    topic: dict[int, str] = {}
+    taken: set[int] = set()
+    for event, rival in rival_of.items():
+        if rival is not None and rival not in taken and topic.get(rival) == f"{rival}-core":
+            topic[event] = f"{rival}-plus"
+            taken.add(rival)
+        else:
+            topic[event] = f"{event}-core"
+    return [Text(topic[one.event], one.record["title"], one.record["body"]) for one in made]
 
 
 def by_index(config: StoryConfig = DEFAULT_STORY_CONFIG) -> Clustering:

@@ -1,7 +1,4 @@
-import csv
-import json
 import os
-import random
 import time
 from hashlib import sha256
 from importlib import resources
@@ -14,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bench import quality_urls
 from newsloom.core.domains import registered_domain
 from newsloom.core.identity import (
     CANON_VERSION,
@@ -25,7 +23,13 @@ from newsloom.core.identity import (
 )
 from newsloom.errors import RejectReason
 
-CASES = Path(__file__).parent.parent / "data" / "url_cases.tsv"
+
+def labelled_data() -> Path | None:
+    """The folder of labelled data, None where there is none."""
+    folder = os.environ.get("NEWSLOOM_TEST_DATA")
+    if not folder:
+        print("NEWSLOOM_TEST_DATA is unset: made-up addresses instead of real ones")  # noqa: T201
+    return Path(folder) if folder else None
 
 
 def canonical(url: str) -> CanonicalUrl:
@@ -41,21 +45,7 @@ def key(url: str) -> str:
 # --- The 54 cases ---
 
 
-def load_cases() -> list[tuple[str, str, str, str]]:
-    with CASES.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-    return [
-        (
-            row["number"],
-            json.loads(row["input"]) if row["input"].startswith('"') else row["input"],
-            row["relation"],
-            row["expected"],
-        )
-        for row in rows
-    ]
-
-
-@pytest.mark.parametrize(("number", "given_url", "relation", "expected"), load_cases())
+@pytest.mark.parametrize(("number", "given_url", "relation", "expected"), quality_urls.load_cases())
 def test_each_of_the_collected_cases_has_our_verdict(
     number: str, given_url: str, relation: str, expected: str
 ) -> None:
@@ -75,7 +65,7 @@ def test_each_of_the_collected_cases_has_our_verdict(
 
 
 def test_no_case_is_left_out() -> None:
-    assert {int(number) for number, *_ in load_cases()} == set(range(1, 55))
+    assert {int(number) for number, *_ in quality_urls.load_cases()} == set(range(1, 55))
 
 
 # --- What never holds an article's identity, and what always does ---
@@ -306,78 +296,17 @@ def test_hostile_urls_cost_little_time(url: str) -> None:
 # --- Many distinct articles, and variants of each ---
 
 
-def distinct_urls() -> list[str]:
-    """Real addresses of different articles where the test data is at hand, else made-up ones."""
-    folder = os.environ.get("NEWSLOOM_TEST_DATA")
-    if folder:
-        with (Path(folder) / "url-pairs.tsv").open(encoding="utf-8") as lines:
-            rows = csv.DictReader(lines, delimiter="\t")
-            return sorted({row[name] for row in rows for name in ("first_url", "second_url")})
-    print("NEWSLOOM_TEST_DATA is unset: made-up addresses instead of real ones")  # noqa: T201
-    return made_up_urls(random.Random(5))
-
-
-def made_up_urls(rng: random.Random) -> list[str]:
-    words = "council storm budget harbour museum vote river school amp camp m".split()  # noqa: SIM905
-    urls: set[str] = set()
-    while len(urls) < 3000:
-        host = (
-            rng.choice(["", "www.", "news."]) + rng.choice(words) + rng.choice([".org", ".co.uk"])
-        )
-        slug = "-".join(rng.choices(words, k=4))
-        number = rng.randrange(10**6)
-        form = rng.choice([
-            f"/{rng.choice(words)}/{slug}", f"/2020/05/{number}/", f"/{slug}_{number}.html",
-            f"/article.php?sid={number}", f"/?p={number}", f"/{rng.choice(words)}/{number}?id=2",
-        ])  # fmt: skip
-        urls.add(f"https://{host}{form}")
-    return sorted({key(url): url for url in urls}.values())
-
-
-def variants(url: str) -> dict[str, str]:
-    """Ten ways in which the same article is addressed."""
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
-    bare = host.removeprefix("www.")
-    path, query = parts.path or "/", f"?{parts.query}" if parts.query else ""
-    and_ = "&" if query else "?"
-    tail = f"{port}{path}{query}"
-    default_port = port or {"http": ":80", "https": ":443"}[parts.scheme]
-    other_www = host.removeprefix("www.") if host.startswith("www.") else f"www.{host}"
-    amp_path = path.rstrip("/") + "/amp" if path != "/" else path  # a front page has no such form
-    # An international name is hashed: putting its labels together gives no valid one.
-    plain_label = host.replace("-", "--").replace(".", "-")
-    cache_label = sha256(host.encode()).hexdigest()[:52] if "xn--" in host else plain_label
-    forms = {
-        "tracking": f"{parts.scheme}://{host}{tail}{and_}utm_source=x&utm_medium=y&fbclid=Iw-1",
-        "amp path": f"{parts.scheme}://{host}{port}{amp_path}{query}",
-        "amp cache": f"https://{cache_label}.cdn.ampproject.org/c/s/{host}{tail}",
-        "www": f"{parts.scheme}://{other_www}{tail}",
-        "scheme": f"{'http' if parts.scheme == 'https' else 'https'}://{host}{tail}",
-        "slash": f"{parts.scheme}://{host}{port}"
-        f"{path.rstrip('/') if path.endswith('/') else path + '/'}{query}",
-        "parameters": f"{parts.scheme}://{host}{port}{path}?"
-        + "&".join(["gclid=1", *reversed(parts.query.split("&")), "yclid=2"]),
-        "port": f"{parts.scheme}://{host}{default_port}{path}{query}",
-        "fragment": f"{url}#comments",
-        "upper case": f"{parts.scheme.upper()}://{host.upper()}{tail}",
-    }
-    if registered_domain(bare) == bare and not bare.startswith(("m.", "mobile.")):
-        forms["mobile"] = f"{parts.scheme}://m.{bare}{tail}"
-    return forms
-
-
 def test_different_articles_never_share_a_key() -> None:
-    urls = distinct_urls()
+    urls = quality_urls.distinct_urls(labelled_data())
     assert len({key(url) for url in urls}) == len(urls)
 
 
 def test_variants_of_an_article_reach_its_key() -> None:
-    urls = distinct_urls()
+    urls = quality_urls.distinct_urls(labelled_data())
     tried: dict[str, int] = {}
     missed: dict[str, list[str]] = {}
     for url in urls:
-        for form, variant in variants(url).items():
+        for form, variant in quality_urls.variants(url).items():
             tried[form] = tried.get(form, 0) + 1
             if key(variant) != key(url):
                 missed.setdefault(form, []).append(variant)

@@ -6,8 +6,9 @@ names of the record family. All randomness comes from the `Random` that is passe
 gives the same records.
 """
 
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from random import Random
@@ -36,7 +37,9 @@ class Generated:
     """A record and its truth.
 
     `article` numbers the article (a duplicate and a revision share it), `copy_group` the text that
-    it repeats (every text of its own has a group of its own), `event` what it tells.
+    it repeats (every text of its own has a group of its own), `event` what it tells. `edits` is the
+    share of words that an edited text was to lose; `rival_of` an earlier event of the same kind
+    with other names and numbers.
     """
 
     record: Record
@@ -44,6 +47,8 @@ class Generated:
     article: int
     copy_group: int
     event: int
+    edits: float = 0.0
+    rival_of: int | None = None
 
     def truth(self) -> Record:
         """Return the truth as it is written beside the records."""
@@ -53,6 +58,8 @@ class Generated:
             "article": self.article,
             "copyGroup": self.copy_group,
             "event": self.event,
+            "edits": round(self.edits, 3),
+            "rivalOf": self.rival_of,
         }
 
 
@@ -61,7 +68,9 @@ class GenerateConfig:
     """How much of what: shares are chances that an original brings one of the kind along.
 
     `articles_an_event` is the mean number of texts of their own about one event, `words` the range
-    of a body's length.
+    of a body's length. `rivals` is the chance that an event is of the kind of an earlier one: told
+    in the same words, with other names and numbers. `most_edited` bounds the share of words that an
+    edited copy changes.
     """
 
     vocabulary: int = 50_000
@@ -71,16 +80,20 @@ class GenerateConfig:
     revisions: float = 0.05
     copies: float = 0.3
     traps: float = 0.2
+    rivals: float = 0.2
     most_edited: float = 0.6
 
 
 DEFAULT_GENERATE_CONFIG: Final = GenerateConfig()
 
 _START: Final = datetime(2024, 1, 1, tzinfo=UTC)
-_TRACKING: Final = (
-    "utm_source=newsletter",
-    "utm_medium=social&utm_campaign=daily",
-    "fbclid=1a2b3c",
+_DUPLICATE_URLS: Final = (
+    "https://www.{domain}{path}?utm_source=newsletter",
+    "https://www.{domain}{path}?utm_medium=social&utm_campaign=daily",
+    "https://www.{domain}{path}?fbclid=1a2b3c",
+    "https://www.{domain}{path}/amp",
+    "https://www-{label}.cdn.ampproject.org/c/s/www.{domain}{path}",
+    "http://m.{domain}{path}/",
 )
 _CONSONANTS: Final = "bcdfghjklmnprstvwz"
 _VOWELS: Final = "aeiou"
@@ -100,6 +113,7 @@ class _Event:
     words: list[str]
     at: datetime
     left: int
+    rival_of: int | None = None
 
 
 @dataclass(slots=True)
@@ -116,6 +130,7 @@ class Generator:
     _articles: int = 0
     _events: int = 0
     _event: _Event | None = None
+    _recent: deque[_Event] = field(default_factory=lambda: deque(maxlen=_RECENT_EVENTS))
     _boilerplates: list[str] = field(default_factory=list)
     _templates: list[list[str]] = field(default_factory=list)
     _headlines: list[str] = field(default_factory=list)
@@ -151,7 +166,7 @@ class Generator:
 
     def _copy(self, original: Generated) -> Generated:
         rng = self.rng
-        body, title = original.record["body"], original.record["title"]
+        body, title, edits = original.record["body"], original.record["title"], 0.0
         planted = rng.choice(
             (
                 Planted.EDITED,
@@ -162,7 +177,8 @@ class Generator:
             )
         )
         if planted is Planted.EDITED:
-            body = self._edited(body, rng.uniform(0, self.config.most_edited))
+            edits = rng.uniform(0, self.config.most_edited)
+            body = self._edited(body, edits)
         elif planted is Planted.ABRIDGED:
             words = body.split()
             body = " ".join(words[: max(25, int(len(words) * rng.uniform(0.15, 0.6)))])
@@ -170,7 +186,8 @@ class Generator:
             body = f"{body} {self._boilerplate()}"
         else:
             title = self._title(7)
-        return self._made(planted, title, body, original.copy_group, self._event_of(original))
+        event = self._event_of(original)
+        return replace(self._made(planted, title, body, original.copy_group, event), edits=edits)
 
     def _trap(self) -> Generated:
         """Return an article that looks like a copy of another trap and is none."""
@@ -190,18 +207,20 @@ class Generator:
         return self._made(kind, title, body, self._articles, event)
 
     def _duplicate(self, original: Generated) -> Generated:
-        url = f"{original.record['originalUrl']}?{self.rng.choice(_TRACKING)}"
-        record = {**original.record, "originalUrl": url, "heat": self.rng.randint(0, 500)}
-        return Generated(
-            record, Planted.DUPLICATE, original.article, original.copy_group, original.event
+        """Return the same article under another address, with another counter."""
+        domain = original.record["provider"]["domain"]
+        url = self.rng.choice(_DUPLICATE_URLS).format(
+            domain=domain,
+            label=domain.replace(".", "-"),
+            path=original.record["originalUrl"].removeprefix(f"https://www.{domain}"),
         )
+        record = {**original.record, "originalUrl": url, "heat": self.rng.randint(0, 500)}
+        return replace(original, record=record, planted=Planted.DUPLICATE)
 
     def _revision(self, original: Generated) -> Generated:
-        body = self._edited(original.record["body"], 0.05)
+        body = self._edited(original.record["body"], _REVISED)
         record = {**original.record, "body": body, "title": original.record["title"] + ", updated"}
-        return Generated(
-            record, Planted.REVISION, original.article, original.copy_group, original.event
-        )
+        return replace(original, record=record, planted=Planted.REVISION, edits=_REVISED)
 
     def _made(
         self, planted: Planted, title: str, body: str, copy_group: int, event: _Event
@@ -221,7 +240,7 @@ class Generator:
             "locale": "en-us",
             "heat": rng.randint(0, 500),
         }
-        return Generated(record, planted, number, copy_group, event.number)
+        return Generated(record, planted, number, copy_group, event.number, rival_of=event.rival_of)
 
     # -- events and words ----------------------------------------------------------------------
 
@@ -230,21 +249,26 @@ class Generator:
         if event is None or event.left <= 0:
             rng = self.rng
             many = 1 + int(rng.expovariate(1 / max(self.config.articles_an_event - 1, 1e-9)))
+            rival = rng.random() < self.config.rivals and bool(self._recent)
+            like = rng.choice(self._recent) if rival else None
+            numbers = [str(rng.randint(2, 9_999)) for _ in range(2)]
             event = _Event(
                 number=self._events,
-                names=[self._word(rng.randrange(1 << 40)).capitalize() for _ in range(5)],
-                words=[self._drawn() for _ in range(12)],
+                names=[self._word(rng.randrange(1 << 40)).capitalize() for _ in range(5)] + numbers,
+                words=like.words if like else [self._drawn() for _ in range(12)],
                 at=_START + timedelta(minutes=self._events),
                 left=many,
+                rival_of=like.number if like else None,
             )
             self._events += 1
             self._event = event
+            self._recent.append(event)
         event.left -= 1
         return event
 
     def _event_of(self, original: Generated) -> _Event:
         at = datetime.fromisoformat(original.record["publishedDateTime"])
-        return _Event(original.event, [], [], at, 0)
+        return _Event(original.event, [], [], at, 0, original.rival_of)
 
     def _headline(self, event: _Event) -> str:
         rng = self.rng
@@ -307,6 +331,8 @@ class Generator:
 
 
 _EXCERPT: Final = 300
+_REVISED: Final = 0.05
+_RECENT_EVENTS: Final = 200
 _PROVIDERS: Final = 200
 _HEADLINES: Final = 5
 _BOILERPLATES: Final = 5
