@@ -93,7 +93,8 @@ _EMPTY_LINES = re.compile(r"\n{3,}+")
 
 # Printable ASCII without "&" and "<", and the punctuation of typographers.
 _PLAIN = re.compile(r"[ -%'-;=-~\u2018\u2019\u201c\u201d\u2013\u2014\u2026]*+")
-_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+# A terminal's escape sequence goes as a whole: without its first character it would be "[31m".
+_CONTROLS = re.compile(r"\x1b\[[0-9;:?]{0,32}+[@-~]|[\x00-\x08\x0e-\x1b\x7f]")
 _MARKUP = re.compile(r"[&<\x00-\x08\x0e-\x1b\x7f]")
 
 # --- Entities and HTML ---
