@@ -4,6 +4,7 @@ import re
 
 from tests.faults import cluster_scenarios as cluster
 from tests.faults import log_scenarios as log
+from tests.faults import mixed_scenarios as mixed
 from tests.faults import process_scenarios as process
 from tests.faults import scenarios as basic
 from tests.faults.scenarios import Scenario
@@ -54,6 +55,7 @@ ALL: dict[str, Scenario] = {
     "F39": basic.stopped_politely,
     "F40": process.publish_killed,
     "F41": process.killed_by_a_record,
+    "F42": mixed.everything_at_once,
 }
 """Those that `make chaos` draws from."""
 
