@@ -1,5 +1,6 @@
-"""What every article store promises; the same tests on the one in memory and on the real one."""
+"""What every article store promises: the one in memory, the simulated one, the real one."""
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from newsloom.core.batch import BatchReport, Item, Outcome
 from newsloom.core.identity import article_id
 from newsloom.ports import Anchor, ArticleStore, Batch, Claim, Fenced, TopicPartition
 from newsloom.settings.groups import PostgresSettings
+from tests.simulation.world import Connection, Server
 from tests.support.articles import (
     T0,
     article,
@@ -85,6 +87,26 @@ async def memory_desk() -> AsyncIterator[Desk]:
     yield await Desk(store, stored).open()
 
 
+class Unhurried(random.Random):
+    """Draws no wait at all."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+@asynccontextmanager
+async def simulated_desk() -> AsyncIterator[Desk]:
+    """Open the server of the simulation, as one member sees it over its link."""
+    rng = Unhurried(0)
+    server = Server(rng)
+
+    async def stored() -> Stored:
+        return stored_in_memory(server)
+
+    yield await Desk(Connection(server, "me", rng), stored).open()
+    assert not server.violations
+
+
 @asynccontextmanager
 async def postgres_desk(dsn: str) -> AsyncIterator[Desk]:
     async with open_store(settings_of(dsn), consumer_group="newsloom") as store:
@@ -110,10 +132,13 @@ async def postgres(shared_database: str) -> str:
     return shared_database
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture(params=["memory", "simulation", "postgres"])
 async def desk(request: pytest.FixtureRequest, shared_database: str) -> AsyncIterator[Desk]:
     if request.param == "memory":
         async with memory_desk() as opened:
+            yield opened
+    elif request.param == "simulation":
+        async with simulated_desk() as opened:
             yield opened
     else:
         await empty_postgres(shared_database)

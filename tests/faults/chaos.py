@@ -15,7 +15,7 @@ import sys
 import time
 
 from tests.faults.catalogue import ALL, named
-from tests.faults.playing import Play, open_bench
+from tests.faults.playing import HEADING, Play, open_bench
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
     names = list(dict.fromkeys(name for one in asked for name in named(one))) or list(ALL)
     rng = random.Random(options.seed)
     rng.shuffle(names)
-    print(f"seed {options.seed}", flush=True)
+    print(f"seed {options.seed}\n{HEADING}", flush=True)
     held: list[bool] = []
     with open_bench() as (bench, folder):
         deadline = time.monotonic() + options.seconds

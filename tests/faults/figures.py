@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tests.faults.playing import Play, open_bench
+from tests.faults.playing import HEADING, Play, open_bench
 from tests.faults.rig import Member, Rig
 from tests.faults.scenarios import RATE, inject, kill_and_time, never_left, prepare_injection
 from tests.support.generator import Stream
@@ -256,7 +256,7 @@ def main() -> int:
             usual = f" (--count {figure.count})" if figure.count else ""
             print(f"{name}{usual}")
         return 0
-    print(f"seed {options.seed}", flush=True)
+    print(f"seed {options.seed}\n{HEADING}", flush=True)
     held: list[bool] = []
     with open_bench() as (bench, folder):
         for name in options.names:

@@ -21,6 +21,8 @@ from tests.support.generator import Stream
 CAUGHT = (Exception,)
 """What one scenario raises is its verdict; the others still run."""
 
+HEADING = "verdict scenario             seed     took  what the checker saw; figures"
+
 _SHOWN = 800
 """Characters of what went wrong: an assertion may bring a whole log."""
 
@@ -74,7 +76,8 @@ class Play:
         seconds = time.monotonic() - began
         shown = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
         word = "BROKEN" if problem else "held"
-        print(f"{word:7}{self.name:12}{self.seed:7} {seconds:6.0f} s  {told}; {shown}", flush=True)
+        line = f"{word:7} {self.name:18}{self.seed:7} {seconds:6.0f} s  {told}; {shown}"
+        print(line.rstrip("; "), flush=True)
         if problem:
             kept = Path(tempfile.mkdtemp(prefix="newsloom-broken-")) / logs.name
             shutil.copytree(logs, kept)

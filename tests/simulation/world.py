@@ -151,8 +151,9 @@ class Connection:
     async def _transaction(self, batch: Batch) -> BatchReport:
         """Run on the server: lock, compare and set, wait for the client, commit."""
         async with self._server.row(batch.partition):
-            position = self._server.positions[batch.partition]
-            if (position.owner_epoch, position.next_offset) != (batch.epoch, batch.expected_offset):
+            position = self._server.positions.get(batch.partition)
+            expected = (batch.epoch, batch.expected_offset)
+            if position is None or (position.owner_epoch, position.next_offset) != expected:
                 raise Fenced
             await asyncio.sleep(self.delay())
             try:
