@@ -19,42 +19,65 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from bench import field, limits, publishing
+from bench import connect, field, limits, publishing
 from bench.stage import PARTITIONS, POSTGRES, Stage, services
 from bench.workloads import SEED, Made, make
 
 Measure = Callable[[], Awaitable["float | field.Timed"]]
 
-SHARES = {"small": 1.0, "updates": 2.0, "full": 0.1}
-"""Of `--records`: an update costs half of a new record, one of 14 KB ten times as much."""
+SHARES = {"small": 1.0, "updates": 2.0, "full": 0.1, "copies": 0.5}
+"""Of `--records`, as the full sizes relate: an update costs little, a record of 14 KB much."""
 ROW_SHARE = 0.2
 """Of a workload, for those that write row by row: they need long for each."""
-CONTENDERS = ("aiokafka_rows", "faststream_rows", "quix_sink")
+ROW_BY_ROW = ("aiokafka_rows", "faststream_rows")
+FLAT = ("debezium", "quix_sink", *ROW_BY_ROW)
+
+_ALL = (
+    "newsloom x1", "newsloom x2", "limit A x1", "limit A x2", "own SQL x1", "own SQL x2",
+)  # fmt: skip
+MEASURED = {
+    "small": (*_ALL, "newsloom x1 + linker", "limit B consume"),
+    "updates": ("newsloom x1", "newsloom x2", "own SQL x1", "own SQL x2", "limit B update"),
+    "full": _ALL,
+    "copies": ("newsloom x1", "newsloom x2", "newsloom x1 + linker", "limit A x2"),
+}
+"""Of each workload; the flat contenders get the small one besides."""
 
 WRITES = {
     "limit A": "all newsloom tables and indexes, rows finished before the clock starts; COPY only",
-    "limit B": "small: nothing (consume and decode); updates: the narrow rows only",
-    "own SQL": "all newsloom tables, identity, dedupe, offsets, change log; no Kafka, no decoding",
+    "limit B": "small: nothing (consume and decode); updates: the narrow rows only, bare UPDATE",
+    "own SQL": "all newsloom tables, change log, offsets: fold and statements; no Kafka, no decode",
     "newsloom": "everything: decode, enrich, identify, dedupe, store, offsets, change log",
-    "aiokafka_rows": "one flat table, one upsert a record, autocommit",
-    "faststream_rows": "the same with FastStream",
+    "newsloom + linker": "the same, with `newsloom link` at work beside it",
+    "debezium": "one flat table, from flat rows with one schema: JDBC sink on Kafka Connect,"
+    " batch.size 1000, reduction buffer, reWriteBatchedInserts",
     "quix_sink": "one flat table, multi-row upserts (PostgreSQLSink, commit_every=1000)",
+    "aiokafka_rows": "one flat table, one upsert a record, autocommit (aiokafka and asyncpg)",
+    "faststream_rows": "the same with FastStream",
+    "publish": "Kafka: reads, parses, validates, sends, waits for acknowledgement; start apart",
 }
 
 RATIOS = {
     "small ingest / limit A, two connections": ("small newsloom best", "small limit A x2"),
-    "small ingest / own SQL": ("small newsloom best", "small own SQL x2"),
+    "small ingest with the linker / limit A, two connections": (
+        "small newsloom x1 + linker",
+        "small limit A x2",
+    ),
+    "small ingest / own SQL": ("small newsloom best", "small own SQL best"),
     "small ingest / fastest flat": ("small newsloom best", "small flat best"),
     "updates ingest / bare UPDATE": ("updates newsloom best", "updates limit B"),
     "full ingest / limit A, two connections": ("full newsloom best", "full limit A x2"),
-    "two processes / one": ("small newsloom x2", "small newsloom x1"),
-    "with the linker / without": ("small newsloom x1 + linker", "small newsloom x1"),
+    "copies ingest / limit A, two connections": ("copies newsloom best", "copies limit A x2"),
+    "small: two processes / one": ("small newsloom x2", "small newsloom x1"),
+    "full: two processes / one": ("full newsloom x2", "full newsloom x1"),
+    "small: with the linker / without": ("small newsloom x1 + linker", "small newsloom x1"),
 }
 
 
@@ -65,6 +88,8 @@ class Case:
     name: str
     count: int
     measure: Measure
+    articles: float = 1.0
+    """Articles and mentions a record."""
 
 
 def main() -> None:
@@ -72,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workloads", default=",".join([*SHARES, "publish"]), help="some of them")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--contenders", type=Path, help="a Python with their packages")
     parser.add_argument("--output", type=Path, default=Path("bench/results/bench.json"))
@@ -86,110 +112,148 @@ def main() -> None:
 
 async def _run(options: argparse.Namespace) -> dict[str, Any]:
     started, load = time.monotonic(), os.getloadavg()
+    out = Measured()
     with services() as stage:
         await stage.prepare()
-        cases = [c for c in await _cases(stage, options) if options.only in c.name]
-        rates: dict[str, list[float]] = {case.name: [] for case in cases}
-        cpu: dict[str, list[float]] = {}
+        cases = await _cases(stage, options, started)
+        limits.quiet_garbage()
         for number in range(1, options.rounds + 1):
-            for case in cases:
-                try:
-                    result = await case.measure()
-                except (RuntimeError, TimeoutError) as error:
-                    _tell(f"{number}/{options.rounds} {case.name}: not measured, {error}", started)
-                    continue
-                if isinstance(result, field.Timed):
-                    cpu.setdefault(case.name, []).append(result.cpu_us_a_record)
-                    result = result.rate
-                rates[case.name].append(result)
-                _tell(f"{number}/{options.rounds} {case.name}: {result:,.0f}/s", started)
-    rates = {name: of for name, of in rates.items() if of}
-    medians = _with_best({name: statistics.median(of) for name, of in rates.items()})
+            for case in (case for case in cases if case.name not in out.missing):
+                said = await out.add(case)
+                _tell(f"{number}/{options.rounds} {case.name}: {said}", started)
+    medians = _with_best(out.medians())
     return {
         "machine": _machine(load),
+        "command": sys.argv[1:],
         "records": {case.name: case.count for case in cases},
         "rounds": options.rounds,
-        "rates": rates,
+        "writes": WRITES,
+        "rates": out.rates,
+        "not_measured": out.missing,
         "medians": medians,
-        "cpu_us_a_record": {name: statistics.median(of) for name, of in cpu.items()},
+        "cpu_us_a_record": {name: statistics.median(of) for name, of in out.program.items()},
+        "postgres_us_a_record": {name: statistics.median(of) for name, of in out.postgres.items()},
+        "articles_a_second": _articles(medians, cases),
         "ratios": _ratios(medians),
         "contenders": _contender_versions(options.contenders),
         "seconds": time.monotonic() - started,
     }
 
 
-async def _cases(stage: Stage, options: argparse.Namespace) -> list[Case]:
+class Measured:
+    """What has been measured so far, by the name of the case."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.rates: dict[str, list[float]] = {}
+        self.program: dict[str, list[float]] = {}
+        self.postgres: dict[str, list[float]] = {}
+        self.missing: dict[str, str] = {}
+
+    async def add(self, case: Case) -> str:
+        """Measure once; return what is to be said about it. What fails once is not tried again."""
+        try:
+            result = await case.measure()
+        except (RuntimeError, TimeoutError) as error:
+            self.missing[case.name] = str(error)
+            return f"not measured, {error}"
+        if isinstance(result, field.Timed):
+            self.program.setdefault(case.name, []).append(result.cpu_us_a_record)
+            self.postgres.setdefault(case.name, []).append(result.postgres_us_a_record)
+            result = result.rate
+        self.rates.setdefault(case.name, []).append(result)
+        return f"{result:,.0f}/s"
+
+    def medians(self) -> dict[str, float]:
+        """Return the median of each."""
+        return {name: statistics.median(of) for name, of in self.rates.items()}
+
+
+async def _cases(stage: Stage, options: argparse.Namespace, started: float) -> list[Case]:
     """Make the workloads, fill the Kafka topics and list what is to be measured."""
     cases: list[Case] = []
-    for name, share in SHARES.items():
-        count = max(limits.BATCH * 2, int(options.records * share))
-        _tell(f"making {count:,} records: {name}", time.monotonic())
+    chosen = options.workloads.split(",")
+    for name in (name for name in SHARES if name in chosen):
+        count = max(limits.BATCH * 8, int(options.records * SHARES[name]))
+        if name == "full":
+            count = max(limits.BATCH * 4, int(options.records * SHARES[name]))
+        _tell(f"making {count:,} records: {name}", started)
         made = make(name, count)
         topic = await stage.fill(name, made)
         cases += _store_cases(stage, name, made, topic)
         if name == "small":
             cases += await _flat_cases(stage, made, topic, options.contenders)
-    cases += publishing.cases(stage, options.records, Case)
-    return cases
+    if "publish" in chosen:
+        _tell("making what is published", started)
+        cases += [Case(*case) for case in publishing.cases(stage, options.records)]
+    return [case for case in cases if options.only in case.name]
 
 
 def _store_cases(stage: Stage, name: str, made: Sequence[Made], topic: str) -> list[Case]:
     count = len(made)
+    articles = statistics.mean(1 + len(one.record.get("related", ())) for one in made)
 
-    def case(what: str, measure: Measure) -> Case:
-        return Case(f"{name} {what}", count, measure)
+    def case(what: str, function: Callable[..., Awaitable[Any]], *given: Any, **more: Any) -> Case:
+        return Case(f"{name} {what}", count, partial(function, stage, *given, **more), articles)
 
-    cases = [
-        case("newsloom x1", lambda: field.newsloom(stage, topic, count)),
-        case("newsloom x2", lambda: field.newsloom(stage, topic, count, processes=2)),
-    ]
-    for connections in (1, 2):
-        if name != "updates":
-            cases.append(
-                case(f"limit A x{connections}", _bound(limits.copy, stage, made, connections))
-            )
-        cases.append(
-            case(f"own SQL x{connections}", _bound(limits.own_sql, stage, made, connections))
-        )
-    if name == "updates":
-        cases.append(case("limit B", lambda: limits.update(stage, made)))
-    if name == "small":
-        cases.append(case("limit B", lambda: limits.consume(stage, topic, count)))
-        with_linker = lambda: field.newsloom(stage, topic, count, linker=True)  # noqa: E731
-        cases.append(case("newsloom x1 + linker", with_linker))
-    return cases
+    def ingest(what: str, **more: Any) -> Case:
+        return case(f"newsloom {what}", field.newsloom, topic, count, **more)
+
+    every = {
+        "newsloom x1": ingest("x1"),
+        "newsloom x2": ingest("x2", processes=2),
+        "newsloom x1 + linker": ingest("x1 + linker", linker=True),
+        "limit A x1": case("limit A x1", limits.copy, made, 1),
+        "limit A x2": case("limit A x2", limits.copy, made, 2),
+        "own SQL x1": case("own SQL x1", limits.own_sql, made, 1),
+        "own SQL x2": case("own SQL x2", limits.own_sql, made, 2),
+        "limit B consume": case("limit B", limits.consume, topic, count),
+        "limit B update": case("limit B", limits.update, made),
+    }
+    return [every[what] for what in MEASURED[name]]
 
 
 async def _flat_cases(
     stage: Stage, made: Sequence[Made], topic: str, python: Path | None
 ) -> list[Case]:
-    if python is None:
-        return []
     few = made[: max(limits.BATCH * 2, int(len(made) * ROW_SHARE))]
+    rows = await stage.topic("rows")
+    await stage.send(rows, made, connect.event)
+    measures: dict[str, tuple[int, Measure]] = {
+        "debezium": (len(made), partial(field.debezium, stage, rows, made)),
+        "quix_sink": (
+            len(made),
+            partial(field.contender, stage, python, "quix_sink", topic, made),
+        ),
+    }
     few_topic = await stage.fill("few", few)
-    of = {name: (few_topic, len(few)) for name in CONTENDERS} | {"quix_sink": (topic, len(made))}
-    return [
-        Case(f"small {name}", of[name][1], _bound(field.contender, stage, python, name, *of[name]))
-        for name in CONTENDERS
-    ]
-
-
-def _bound(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Measure:
-    return lambda: function(*arguments)
+    for name in ROW_BY_ROW:
+        measure = partial(field.contender, stage, python, name, few_topic, few)
+        measures[name] = (len(few), measure)
+    return [Case(f"small {name}", *measures[name]) for name in FLAT]
 
 
 def _with_best(medians: dict[str, float]) -> dict[str, float]:
     """Add the best process count of newsloom, and the fastest that writes one table only."""
-    for best, names in {
-        **{
-            f"{load} newsloom best": (f"{load} newsloom x1", f"{load} newsloom x2")
-            for load in SHARES
-        },
-        "small flat best": tuple(f"small {name}" for name in CONTENDERS),
-    }.items():
+    both = {
+        f"{load} {what} best": (f"{load} {what} x1", f"{load} {what} x2")
+        for load in SHARES
+        for what in ("newsloom", "own SQL")
+    }
+    flat = {"small flat best": tuple(f"small {name}" for name in FLAT)}
+    for best, names in {**both, **flat}.items():
         if found := [medians[name] for name in names if name in medians]:
             medians[best] = max(found)
     return medians
+
+
+def _articles(medians: dict[str, float], cases: Sequence[Case]) -> dict[str, float]:
+    """Return rates in articles and mentions a second, where a record has more than one."""
+    return {
+        case.name: round(medians[case.name] * case.articles)
+        for case in cases
+        if case.articles > 1 and case.name in medians
+    }
 
 
 def _ratios(medians: dict[str, float]) -> dict[str, float]:
@@ -219,7 +283,7 @@ def _machine(load: tuple[float, float, float]) -> dict[str, Any]:
 
 def _contender_versions(python: Path | None) -> dict[str, str]:
     if python is None:
-        return {}
+        return connect.versions()
     code = (
         "from importlib.metadata import version; import json; "
         "print(json.dumps({n: version(n) for n in "
@@ -227,23 +291,33 @@ def _contender_versions(python: Path | None) -> dict[str, str]:
     )
     said = subprocess.run([python, "-c", code], capture_output=True, check=True)  # noqa: S603
     versions: dict[str, str] = json.loads(said.stdout)
-    return versions
+    return {**versions, **connect.versions()}
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the results as a Markdown table, ratios below."""
+    """Return the results as Markdown tables: rates, ratios, what each writes."""
     lines = [
-        "| what | records | records/s (median) | min..max | CPU us a record |",
-        "|---|---:|---:|---:|---:|",
+        "| what | records | records/s (median) | min..max | CPU us a record | Postgres us |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
-    for name, rates in results["rates"].items():
-        cpu = results["cpu_us_a_record"].get(name)
-        lines.append(
-            f"| {name} | {results['records'][name]:,} | {results['medians'][name]:,.0f} "
-            f"| {min(rates):,.0f}..{max(rates):,.0f} | {f'{cpu:,.0f}' if cpu else ''} |"
-        )
+    for name, count in results["records"].items():
+        if name in results["not_measured"]:
+            lines.append(f"| {name} | {count:,} | not measured: {results['not_measured'][name]} |")
+        elif rates := results["rates"].get(name):
+            spent = [
+                results[kind].get(name) for kind in ("cpu_us_a_record", "postgres_us_a_record")
+            ]
+            lines.append(
+                f"| {name} | {count:,} | {results['medians'][name]:,.0f} "
+                f"| {min(rates):,.0f}..{max(rates):,.0f} "
+                f"| {' | '.join(f'{one:,.0f}' if one else '' for one in spent)} |"
+            )
+    lines += ["", "| articles and mentions | a second |", "|---|---:|"]
+    lines += [f"| {name} | {rate:,} |" for name, rate in results["articles_a_second"].items()]
     lines += ["", "| ratio | |", "|---|---:|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in results["ratios"].items()]
+    lines += ["", "| | writes |", "|---|---|"]
+    lines += [f"| {name} | {what} |" for name, what in WRITES.items()]
     return "\n".join(lines)
 
 

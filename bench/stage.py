@@ -1,20 +1,22 @@
 """Where `make bench` runs: a Kafka and a Postgres of its own, fresh databases, filled topics."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import psutil
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bench.workloads import Made
 from newsloom.adapters.embedded import EmbeddedKafka, EmbeddedPostgres, default_cache
 from newsloom.adapters.kafka.producer import open_sink
 from newsloom.adapters.migrations import migrate
+from newsloom.core.event import Event
 from newsloom.settings import KafkaSettings, PublishSettings
 
 PARTITIONS = 4
@@ -27,9 +29,14 @@ _TEMPLATE = "bench_template"
 class Stage:
     """The addresses of the two services, and what a run needs from them."""
 
-    def __init__(self, servers: str, dsn: str) -> None:
+    def __init__(self, servers: str, dsn: str, postmaster: int | None = None) -> None:
         self.servers = servers
         self._server_dsn = dsn
+        self._postmaster = postmaster
+
+    def postgres_cpu_seconds(self) -> float:
+        """Return the CPU time of the whole server so far, ended backends included."""
+        return tree_cpu_seconds(self._postmaster) if self._postmaster else 0.0
 
     def dsn(self, database: str) -> str:
         """Return the superuser's address of a database."""
@@ -46,12 +53,27 @@ class Stage:
         await self._server(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}", "CHECKPOINT")
         return self.dsn(name)
 
+    @asynccontextmanager
+    async def fresh_database(self) -> AsyncIterator[str]:
+        """Have a fresh database for as long as the block runs."""
+        dsn = await self.database()
+        try:
+            yield dsn
+        finally:
+            await self.drop(dsn)
+
     async def drop(self, dsn: str) -> None:
         """Drop a database of `database`, whoever is connected."""
         await self._server(f"DROP DATABASE {urlsplit(dsn).path[1:]} WITH (FORCE)")
 
     async def fill(self, name: str, deliveries: Sequence[Made]) -> str:
         """Make a Kafka topic that holds the deliveries; return its name."""
+        topic = await self.topic(name)
+        await self.send(topic, deliveries)
+        return topic
+
+    async def topic(self, name: str) -> str:
+        """Make an empty Kafka topic; return its name."""
         topic = f"{name}.{uuid4().hex[:8]}"
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
         await admin.start()
@@ -59,11 +81,16 @@ class Stage:
             await admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
         finally:
             await admin.close()
+        return topic
+
+    async def send(
+        self, topic: str, deliveries: Sequence[Made], event: Callable[[Made], Event] = Made.event
+    ) -> None:
+        """Send the deliveries, in order, each as `event` makes it."""
         kafka = KafkaSettings(bootstrap_servers=self.servers)
         async with open_sink(kafka, PublishSettings()) as sink:
             for at in range(0, len(deliveries), 1000):
-                await sink.send(topic, [made.event() for made in deliveries[at : at + 1000]])
-        return topic
+                await sink.send(topic, [event(made) for made in deliveries[at : at + 1000]])
 
     async def _server(self, *statements: str) -> None:
         connection = await asyncpg.connect(self._server_dsn)
@@ -74,16 +101,27 @@ class Stage:
             await connection.close()
 
 
+def tree_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process, its children that live and those it has waited for."""
+    try:
+        top = psutil.Process(pid)
+        times = top.cpu_times()
+        children = sum(tree_cpu_seconds(child.pid) for child in top.children())
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(sum(times[:4])) + children
+
+
 @contextmanager
-def services() -> Iterator[Stage]:
+def services(config: Mapping[str, str] = POSTGRES) -> Iterator[Stage]:
     """Start both services in a temporary folder, and end them with the block."""
     with TemporaryDirectory(prefix="newsloom-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # as root, Postgres runs as another user
         kafka = EmbeddedKafka(folder / "kafka", cache=default_cache(os.environ, folder))
-        postgres = EmbeddedPostgres(folder / "postgres", config=POSTGRES)
+        postgres = EmbeddedPostgres(folder / "postgres", config=config)
         try:
-            yield Stage(kafka.start(), postgres.start())
+            yield Stage(kafka.start(), postgres.start(), postgres.pid)
         finally:
             kafka.kill()
             postgres.kill()

@@ -9,12 +9,16 @@ CREATE TABLE flat (
     url text PRIMARY KEY, title text NOT NULL, excerpt text, body text, type text, category text,
     locale text, published_at timestamptz, provider_name text, provider_domain text,
     quality bigint, heat bigint, topics jsonb, secured text,
+    observed_at timestamptz NOT NULL DEFAULT now(),
     search tsvector GENERATED ALWAYS AS (
         newsloom.search_vector('en', title, excerpt, body)) STORED
 );
 CREATE INDEX ON flat USING gin (search);
 CREATE INDEX ON flat (published_at);
 CREATE INDEX ON flat (provider_domain, published_at);
+CREATE INDEX ON flat (LEAST(published_at, observed_at));
+CREATE INDEX ON flat (provider_domain, observed_at);
+CREATE INDEX ON flat (observed_at);
 """
 
 COLUMNS = (
