@@ -86,6 +86,10 @@ bench-full: $(DEV_READY) $(CONTENDERS)/.ready  ## the same over 100,000 records;
 bench-linker: $(DEV_READY)  ## the linker at the end of a full window: a table and JSON (ARGS="--articles 200000")
 	@$(BIN)/python -m bench.linking $(ARGS)
 
+.PHONY: bench-figures
+bench-figures: $(DEV_READY)  ## latency, start, memory, WAL, conflicts; ARGS="growth": cost at 2 million articles
+	@$(BIN)/python -m bench.figures $(ARGS)
+
 .PHONY: coverage
 coverage: $(DEV_READY)  ## the test suite with branch coverage
 	$(BIN)/coverage run -m pytest $(ARGS)

@@ -24,7 +24,7 @@ from uuid import uuid4
 import asyncpg
 
 from bench import connect
-from bench.contenders.flat import TABLE, row_of
+from bench.contenders.flat import TABLE, TRIGRAM_INDEX, row_of
 from bench.stage import Stage, tree_cpu_seconds
 from bench.workloads import Made
 
@@ -38,7 +38,8 @@ _ENDING_SECONDS = 5.0
 _LAST = 64
 _LOG_BYTES = 20_000
 
-_NEWSLOOM_STORED = "SELECT coalesce(sum(next_offset), 0)::bigint FROM newsloom.ingest_offsets"
+STORED = "SELECT coalesce(sum(next_offset), 0)::bigint FROM newsloom.ingest_offsets"
+_TRIGRAMS = "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_trgm'"
 _FLAT_STORED = "SELECT count(*) FROM flat"
 _FLAT_LAST_STORED = "SELECT count(*) FROM flat WHERE url = ANY($1)"
 _FLAT_SIZE = "SELECT pg_relation_size('flat')"
@@ -121,7 +122,7 @@ async def newsloom(
     async with stage.fresh_database() as dsn:
         commands = [[NEWSLOOM, "ingest"]] * processes + [[NEWSLOOM, "link"]] * linker
         async with running(commands, newsloom_env(stage, dsn, topic)) as programs:
-            return await _timed(stage, dsn, programs, count)
+            return await timed(stage, dsn, programs, count)
 
 
 async def contender(
@@ -134,7 +135,7 @@ async def contender(
     async with _flat_database(stage) as dsn:
         arguments = [stage.servers, topic, dsn, f"bench-{uuid4().hex[:8]}"]
         async with running([[str(python), script, *arguments]], os.environ) as programs:
-            return await _timed(stage, dsn, programs, len(made), made)
+            return await timed(stage, dsn, programs, len(made), made)
 
 
 async def debezium(stage: Stage, topic: str, made: Sequence[Made]) -> Timed:
@@ -143,7 +144,7 @@ async def debezium(stage: Stage, topic: str, made: Sequence[Made]) -> Timed:
         async with _flat_database(stage) as dsn:
             command = connect.command(Path(name), stage.servers, topic, dsn)
             async with running([command], os.environ) as programs:
-                return await _timed(stage, dsn, programs, len(made), made)
+                return await timed(stage, dsn, programs, len(made), made)
 
 
 @asynccontextmanager
@@ -151,6 +152,8 @@ async def _flat_database(stage: Stage) -> AsyncIterator[str]:
     async with stage.fresh_database() as dsn:
         connection = await asyncpg.connect(dsn)
         await connection.execute(TABLE)
+        if home := await connection.fetchval(_TRIGRAMS):
+            await connection.execute(TRIGRAM_INDEX.format(home=home))
         await connection.close()
         yield dsn
 
@@ -166,7 +169,7 @@ class _Watch:
 
     async def stored(self) -> int:
         """Return how many records have arrived."""
-        query = _NEWSLOOM_STORED if self._last is None else _FLAT_STORED
+        query = STORED if self._last is None else _FLAT_STORED
         return int(await self._connection.fetchval(query))
 
     async def finished(self, count: int) -> int:
@@ -184,13 +187,14 @@ class _Watch:
         return int(await self._connection.fetchval(_FLAT_SIZE))
 
 
-async def _timed(
+async def timed(
     stage: Stage,
     dsn: str,
     programs: Sequence[Program],
     count: int,
     flat: Sequence[Made] | None = None,
 ) -> Timed:
+    """Time what runs on a database until `count` records have arrived there: see the module."""
     connection = await asyncpg.connect(dsn)
     try:
         watch = _Watch(connection, flat)

@@ -40,7 +40,7 @@ def deliveries_of(made: Sequence[Made], partition: int = 0) -> list[Delivery]:
 
 async def copy(stage: Stage, made: Sequence[Made], connections: int) -> float:
     """Limit A: COPY finished rows, in the same transactions; return records a second."""
-    chunks = _finished(made)
+    chunks = finished(made)
     dsn = await stage.database()
     links = [await asyncpg.connect(dsn) for _ in range(connections)]
 
@@ -61,7 +61,7 @@ async def copy(stage: Stage, made: Sequence[Made], connections: int) -> float:
     return rate
 
 
-def _finished(made: Sequence[Made]) -> list[list[Table]]:
+def finished(made: Sequence[Made]) -> list[list[Table]]:
     """Fold everything at once, and cut the rows into as many transactions as ingest would use."""
     writes = fold(decode_deliveries(deliveries_of(made)).items, StoredState({}, {}))
     contents = writes.new_contents

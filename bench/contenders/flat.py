@@ -21,6 +21,9 @@ CREATE INDEX ON flat (provider_domain, observed_at);
 CREATE INDEX ON flat (observed_at);
 """
 
+TRIGRAM_INDEX = "CREATE INDEX ON flat USING gin (lower(title) {home}.gin_trgm_ops)"
+"""Where pg_trgm is installed newsloom has such an index too."""
+
 COLUMNS = (
     "url", "title", "excerpt", "body", "type", "category", "locale", "published_at",
     "provider_name", "provider_domain", "quality", "heat", "topics", "secured",
