@@ -153,6 +153,20 @@ def test_groups_are_joined_by_their_mean_similarity() -> None:
     assert grouped(similarities, [[0, 2], [1]], strict) == [[0, 2, 1]]
 
 
+def test_groups_that_hold_together_are_not_joined_for_what_their_kind_has_in_common() -> None:
+    """Two events of one kind, and one event that is no closer within than across."""
+    members = np.arange(12)
+    same = (members < 6)[:, None] == (members < 6)[None, :]
+    singles = [[at] for at in members.tolist()]
+    for within, count in ((0.6, 2), (0.28, 1)):
+        similarities = np.where(same, within, 0.25)
+        np.fill_diagonal(similarities, 0)
+        assert len(grouped(similarities, singles, SMALL)) == count
+        assert len(grouped(similarities, singles, replace(SMALL, closeness=0.0))) == 1
+        # What stays together as a block is known by its own mean too.
+        assert len(grouped(similarities, [[0, 1, 2, 3], *singles[4:]], SMALL)) == count
+
+
 # The index
 
 

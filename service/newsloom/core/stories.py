@@ -7,7 +7,9 @@ has to be closer to count the same.
 
 A few articles are grouped by average linkage: the two groups with the highest mean similarity are
 joined as long as it is above a threshold, which is higher where there are few pairs to take the
-mean of.
+mean of. And two groups that hold together well are joined only if they resemble each other nearly
+as much as themselves: two events of one kind (the same place, the same person, another year) have
+much in common, but each of them has more.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from newsloom.core.text_features import Features
 
-STORY_VERSION: Final = 1
+STORY_VERSION: Final = 2
 """Version of features and assignment; stored with results, raised when a result can change."""
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -32,8 +34,11 @@ class StoryConfig:
     """Parameters of similarity and grouping, and bounds of the index.
 
     `threshold` is the mean similarity from which groups are joined, `few_pairs` what is added to it
-    where the mean is over one pair (and less with more). `density` and `dense_from` lower the
-    similarity of articles whose `neighbours` best similarities have a mean above `dense_from`.
+    where the mean is over one pair (and less with more). Two groups also have to resemble each
+    other `closeness` times as much as the looser of them resembles itself; a group of n articles
+    counts (n - 1) / (n + `few_articles`) of its own mean, because few pairs say little. `density`
+    and `dense_from` lower the similarity of articles whose `neighbours` best similarities have a
+    mean above `dense_from`.
     Articles published up to `free_days` apart are not told apart by time; each further day costs
     `day_cost`, at most `most_time_cost`. A related edge adds `related_gain`.
 
@@ -42,8 +47,10 @@ class StoryConfig:
     with more than `story_sample` articles the newest stand for all and stay together.
     """
 
-    threshold: float = 0.12
-    few_pairs: float = 0.12
+    threshold: float = 0.10
+    few_pairs: float = 0.14
+    closeness: float = 0.8
+    few_articles: float = 2.0
     density: float = 0.5
     dense_from: float = 0.3
     neighbours: int = 4
@@ -191,24 +198,52 @@ def grouped(similarities: Floats, blocks: list[list[int]], config: StoryConfig) 
     means = _block_means(similarities, blocks)
     sizes = np.array([len(block) for block in blocks], np.float64)
     groups = [list(block) for block in blocks]
-    spare = means - config.few_pairs / np.sqrt(np.outer(sizes, sizes))
+    within = _within(similarities, blocks)
+    wanted = _wanted(within, sizes, config)
+    spare = means - _least(np.outer(sizes, sizes), np.minimum.outer(wanted, wanted), config)
     np.fill_diagonal(spare, -np.inf)
     while True:
         best = int(spare.argmax())
         i, j = divmod(best, len(groups))
-        if spare[i, j] < config.threshold:
+        if spare[i, j] < 0:
             return [group for group in groups if group]
         # The matrix is symmetric: i < j.
+        within[i] += within[j] + means[i, j] * sizes[i] * sizes[j]
         whole = sizes[i] + sizes[j]
         row = (means[i] * sizes[i] + means[j] * sizes[j]) / whole
         means[i], means[:, i], sizes[i] = row, row, whole
-        row = row - config.few_pairs / np.sqrt(whole * sizes)
+        wanted[i] = _wanted(within[i], whole, config)
+        row = row - _least(whole * sizes, np.minimum(wanted[i], wanted), config)
         row[np.isneginf(spare[i])] = -np.inf
         row[j] = -np.inf
         spare[i], spare[:, i] = row, row
         spare[j], spare[:, j] = -np.inf, -np.inf
         groups[i] += groups[j]
         groups[j] = []
+
+
+def _wanted(within: Any, size: Any, config: StoryConfig) -> Any:
+    """Return how much a group wants of another: a share of its own mean similarity.
+
+    `within` is the sum over the pairs of its `size` articles, so this is `closeness` times the mean
+    times (n - 1) / (n + few_articles), and 0 for one article alone.
+    """
+    return config.closeness * 2 * within / (size * (size + config.few_articles))
+
+
+def _least(pairs: Any, wanted: Any, config: StoryConfig) -> Any:
+    """Return the mean similarity from which two groups with so many pairs are joined."""
+    return np.maximum(config.threshold + config.few_pairs / np.sqrt(pairs), wanted)
+
+
+def _within(similarities: Floats, blocks: list[list[int]]) -> Floats:
+    """Return the sum of similarities over the pairs inside each block."""
+    sums = [_pairs_sum(similarities, block) if len(block) > 1 else 0.0 for block in blocks]
+    return np.array(sums) / 2
+
+
+def _pairs_sum(similarities: Floats, block: list[int]) -> float:
+    return float(similarities[np.ix_(block, block)].sum() - similarities[block, block].sum())
 
 
 def _block_means(similarities: Floats, blocks: list[list[int]]) -> Floats:
