@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from newsloom.core.batch import BatchReport, Item
-from newsloom.core.changes import Changed
+from newsloom.core.changes import Changed, Entity
 from newsloom.core.dead_letters import StoredLetter
 from newsloom.core.event import Event, Outgoing
 from newsloom.core.linking import ChangePosition, LinkChange, LinkResults, LinkState, LinkWindow
@@ -295,6 +295,8 @@ class RelayLease:
 
     epoch: int
     position: ChangePosition
+    has_missed: bool = False
+    """Whether changes after the position were retired before anybody relayed them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +340,15 @@ class RelayStore(Protocol):
 
     async def advance(self, lease: RelayLease, to: ChangePosition) -> None:
         """Note that Kafka has everything up to here. Raises `Fenced`."""
+
+    async def snapshot(self, entity: Entity, after: UUID, limit: int) -> Sequence[Changed]:
+        """Return the present states of the next articles or stories by id; none: that was all.
+
+        Merged and erased ones too: that they are is a state.
+        """
+
+    async def moved_on(self, entity: Entity, versions: Mapping[UUID, int]) -> Sequence[Changed]:
+        """Return the present states of those that have another version by now."""
 
     async def unsent_letters(self, limit: int) -> UnsentLetters:
         """Return the oldest dead letters that Kafka may not have."""

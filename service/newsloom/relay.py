@@ -9,16 +9,23 @@ feed only, and never ingest. The order of effects, and what a crash does between
 3. move the cursor (compare-and-set on its epoch), or mark the letters. Only now is it done.
 
 A relay that was frozen in between and wakes up after another has taken over may send states that
-are no longer the newest; their versions say so. Its cursor does not move: it is fenced.
+are no longer the newest; their versions say so. Its cursor does not move: it is fenced. Then it
+puts right what it did, because compaction keeps the last state of a key, not the highest: it looks
+which states have moved on since, sends those, and looks again until none has. Whoever changes one
+after that look has the new leader send it, after ours.
+
+`snapshot` tells everything once: for a Kafka topic that was made anew, or a change log that was
+retired before anybody relayed it. It may run beside a relay, by the same looking again.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from newsloom.backoff import delays, wait_or_stop
-from newsloom.core.changes import Changed, change_messages, reduced
+from newsloom.core.changes import Changed, Entity, change_messages, reduced
 from newsloom.core.dead_letters import (
     MAX_REPLAYS,
     StoredLetter,
@@ -135,6 +142,10 @@ class Relay:
     async def _follow_changes(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         lease = await self._store.take_over(self._owner_id)
+        if lease.has_missed:
+            logger.warning(
+                "changes were retired before they were relayed: newsloom relay --snapshot"
+            )
         while not stop.is_set():
             read_at = loop.time()
             read = await self._store.read(lease.position, READ_ROWS)
@@ -147,10 +158,42 @@ class Relay:
             if loop.time() - read_at > MAX_STATE_AGE_SECONDS:
                 continue
             await self._send_changes(read.changed, messages)
-            await self._store.advance(lease, read.position)
+            try:
+                await self._store.advance(lease, read.position)
+            except Fenced:
+                await self._put_right(read.changed)
+                raise
             lease = RelayLease(lease.epoch, read.position)
             for changed in read.changed:
                 self._metrics.relayed(Relayed(changed.entity.value))
+
+    async def snapshot(self, told: Callable[[int], None]) -> int:
+        """Send the present state of every article and story; return how many there are.
+
+        `told(so far)` after each page. Interrupted, the same call does it all again. Raises
+        `Unavailable`.
+        """
+        count = 0
+        for entity in Entity:
+            last = UUID(int=0)
+            while page := await self._store.snapshot(entity, last, READ_ROWS):
+                await self._send_changes(page, await asyncio.to_thread(_messages, page))
+                await self._put_right(page)
+                last = page[-1].entity_id
+                count += len(page)
+                told(count)
+        return count
+
+    async def _put_right(self, sent: Sequence[Changed]) -> None:
+        """Send again what has moved on since it was read, until nothing has."""
+        versions = {(one.entity, one.entity_id): one.version for one in sent}
+        while versions:
+            moved: list[Changed] = []
+            for entity in Entity:
+                known = {key[1]: version for key, version in versions.items() if key[0] is entity}
+                moved += await self._store.moved_on(entity, known) if known else ()
+            await self._send_changes(moved, await asyncio.to_thread(_messages, moved))
+            versions = {(one.entity, one.entity_id): one.version for one in moved}
 
     async def _send_changes(
         self, changed: Sequence[Changed], messages: Sequence[Sequence[Outgoing]]

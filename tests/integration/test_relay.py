@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -17,18 +18,23 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
+from newsloom import linker as linker_module
 from newsloom import relay as relay_module
 from newsloom.adapters.kafka.producer import open_sink
 from newsloom.adapters.postgres import open_store
+from newsloom.adapters.postgres.erasing import open_erasing
 from newsloom.adapters.postgres.linking import open_link_store
 from newsloom.adapters.postgres.relaying import open_relay_store
-from newsloom.core.article import Signals
-from newsloom.core.batch import Item, Observation
+from newsloom.core.article import Article, Signals
+from newsloom.core.batch import ChangeKind, Item, Observation
 from newsloom.core.changes import ArticleState, StoryState
+from newsloom.core.event import Outgoing
+from newsloom.core.identity import article_id
+from newsloom.errors import Rejected
 from newsloom.health import Health
 from newsloom.linker import Linker
 from newsloom.metrics import Metrics
-from newsloom.ports import Batch, Fenced, TopicPartition
+from newsloom.ports import Batch, Fenced, MessageSink, Receipt, TopicPartition
 from newsloom.relay import Relay
 from newsloom.settings import KafkaSettings, PostgresSettings, PublishSettings
 from tests.support.articles import (
@@ -39,13 +45,18 @@ from tests.support.articles import (
     observations,
     random_stream,
     rich_article,
+    url,
 )
 from tests.support.blackbox import Line, finish, kill
 from tests.support.kafka import MakeTopic
 from tests.support.mirror import (
+    SIGNALS,
+    TIMES,
+    compacted,
     comparable,
     database_articles,
     database_stories,
+    mirror_of,
     mirrored,
     read_topic,
 )
@@ -54,6 +65,13 @@ pytestmark = pytest.mark.timeout(180)
 
 TOPIC = "newsloom.articles.v1"
 WORDS = [f"{a}{b}{c}" for a in "bdkmt" for b in ("arol", "entis", "ofur") for c in ("", "ka", "x")]
+LINKED_KINDS = {
+    "copy_linked", "copy_unlinked", "story_created", "story_grown", "story_shrunk", "story_merged",
+    "story_split",
+}  # fmt: skip
+END_RELAYS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = 'newsloom relay' AND datname = current_database()"""
 SCHEMA = Path(__file__).parents[2] / "contracts" / "change.v1.schema.json"
 
 
@@ -65,16 +83,35 @@ def fresh_health() -> Health:
     return Health(needs=(), owns_partitions=False, stall_after_seconds=60)
 
 
+class Frost:
+    """A sink that stands still before it first sends, as a process does that is stopped."""
+
+    def __init__(self, sink: MessageSink) -> None:
+        self.sink = sink
+        self.frozen, self.thaw = asyncio.Event(), asyncio.Event()
+
+    async def send(
+        self, kafka_topic: str, messages: Sequence[Outgoing]
+    ) -> Sequence[Receipt | Rejected]:
+        self.frozen.set()
+        await self.thaw.wait()
+        return await self.sink.send(kafka_topic, messages)
+
+
 @asynccontextmanager
 async def running_relay(
-    dsn: str, bootstrap: str, changes: str, letters: str
+    dsn: str,
+    bootstrap: str,
+    changes: str,
+    letters: str,
+    wrapped: Callable[[MessageSink], MessageSink] = lambda sink: sink,
 ) -> AsyncIterator[Relay]:
     kafka = KafkaSettings(bootstrap_servers=bootstrap)
     limits = PublishSettings(max_record_bytes=2_000_000, delivery_timeout_seconds=20)
     async with AsyncExitStack() as stack:
         relay = Relay(
             await stack.enter_async_context(open_relay_store(settings_of(dsn))),
-            changes=await stack.enter_async_context(open_sink(kafka, limits)),
+            changes=wrapped(await stack.enter_async_context(open_sink(kafka, limits))),
             dead_letters=await stack.enter_async_context(open_sink(kafka, limits)),
             changes_topic=changes,
             dead_letters_topic=letters,
@@ -112,9 +149,13 @@ async def running_linker(dsn: str) -> AsyncIterator[Linker]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def store_all(dsn: str, partition: int, items: Sequence[Item], size: int = 7) -> None:
+async def store_all(
+    dsn: str, partition: int, items: Sequence[Item], size: int = 7, *, refreshed: bool = False
+) -> None:
     place = TopicPartition(TOPIC, partition)
-    async with open_store(settings_of(dsn), consumer_group="newsloom") as store:
+    async with open_store(
+        settings_of(dsn), consumer_group="newsloom", refreshed_changes=refreshed
+    ) as store:
         claim = await store.claim(place, "me", 0)
         position = claim.next_offset
         for low in range(0, len(items), size):
@@ -167,11 +208,21 @@ async def all_seen(*watched: Relay | Linker) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def assert_mirrored(dsn: str, bootstrap: str, topic: str, at_least: int = 2) -> Any:
-    mirror = await mirrored(bootstrap, topic)
-    articles = await database_articles(dsn)
-    assert comparable(mirror.articles()) == comparable(articles)
-    assert comparable(mirror.stories()) == comparable(await database_stories(dsn))
+async def assert_mirrored(
+    dsn: str,
+    bootstrap: str,
+    topic: str,
+    at_least: int = 2,
+    momentary: frozenset[str] = TIMES | SIGNALS,
+) -> Any:
+    """Hold a mirror to the database: of the whole topic, and of what compaction leaves of it."""
+    records = await read_topic(bootstrap, topic)
+    articles = comparable(await database_articles(dsn, momentary))
+    stories = comparable(await database_stories(dsn))
+    mirror = mirror_of(records, momentary)
+    for one in (mirror, mirror_of(compacted(records), momentary)):
+        assert comparable(one.articles()) == articles
+        assert comparable(one.stories()) == stories
     assert len(articles) >= at_least
     return mirror
 
@@ -222,6 +273,151 @@ async def test_copies_and_stories_are_mirrored(
     assert story["article_count"] == len(story["articles"]) == 4
 
 
+def shuffled(seed: int, words: Sequence[str]) -> dict[str, str]:
+    """A title and a text of the same words in another order: one story, and no copy."""
+    told = [*words]
+    Random(seed).shuffle(told)
+    return {"title": " ".join(told[:3]), "body": " ".join(told)}
+
+
+def taken_back(number: int, told: Article) -> Article:
+    return replace(told, is_removed=True, field_hashes=dict(told.field_hashes) | {"removed": "t"},
+        content_hash=bytes([number]) * 32)  # fmt: skip
+
+
+def every_kind() -> list[list[Article]]:
+    """Phases, each stored and linked before the next: all that can become of articles.
+
+    Six times over, because whether stories merge and split is close each time.
+    """
+    halves, wholes, others = [], [], []
+    for group in range(6):
+        words = [f"{word}{end}{group}" for word in WORDS[::3] for end in ("", "ka", "x", "zi")]
+        half = len(words) // 2
+        for n in range(3):
+            left, right = shuffled(1000 * group + n, words[:half]), shuffled(n, words[half:])
+            halves += [article(f"l{group}{n}", **left), article(f"r{group}{n}", **right)]
+        for n in range(6):
+            name, other = f"w{group}{n}", [f"other{n}{word}" for word in words]
+            wholes.append(article(name, **shuffled(1000 * group + 100 + n, words)))
+            others.append(article(name, **shuffled(n, other)))
+    herons = "The quick harbour master of Oostende counted seventeen grey herons at dawn. " * 12
+    copies = [article(f"heron{n}", title="Herons counted", body=herons) for n in range(3)]
+    gulls = " ".join(f"gull{n}" for n in range(90))
+    return [
+        halves,
+        wholes + copies,  # the first join the two halves into one story
+        [*others, article("heron2", title="No herons", body=gulls)],  # rewritten: they no longer do
+        [
+            article("l00", "amp0", title="Under two addresses", related=(mention("named"),)),
+            article("named", "r01", title="Two that are one"),
+            taken_back(1, article("r02", title="Withdrawn")),
+        ],
+    ]
+
+
+async def test_every_kind_of_change_is_relayed_and_erased_articles_are_gone(
+    database: str, kafka_bootstrap: str, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linker_module, "READ_ROWS", 1)  # what is read together is told as one
+    changes, letters = await make_topic(2, name="changes"), await make_topic(name="letters")
+    async with (
+        running_linker(database) as linker,
+        running_relay(database, kafka_bootstrap, changes, letters) as relay,
+    ):
+        for phase, told in enumerate(every_kind()):
+            items = [
+                Observation(n, T0 + timedelta(hours=phase, minutes=n), one)
+                for n, one in enumerate(told)
+            ]
+            await store_all(database, phase, items)
+            await all_seen(linker, relay)
+        async with open_erasing(settings_of(database), os_user="tester") as erasing:
+            gone = article_id(url("r00").canonical.key)
+            await erasing.erase(gone, "court order 7", does_it=True, is_url=False)
+        await all_seen(linker, relay)
+    mirror = await assert_mirrored(database, kafka_bootstrap, changes, at_least=70)
+    kinds = {note["kind"] for event in mirror.events for note in event["changes"]}
+    assert kinds == {kind.value for kind in ChangeKind} - {"refreshed"} | LINKED_KINDS
+    assert mirror.erased == {f"article/{gone}"}
+    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+    for event in mirror.events:
+        validator.validate(event)
+
+
+async def test_with_refreshed_events_a_mirror_has_the_signals_too(
+    database: str, kafka_bootstrap: str, make_topic: MakeTopic
+) -> None:
+    changes, letters = await make_topic(2, name="changes"), await make_topic(name="letters")
+    async with running_relay(database, kafka_bootstrap, changes, letters) as relay:
+        await asyncio.gather(
+            *(store_all(database, n, crowd(8, n), refreshed=True) for n in range(2)),
+            store_all(database, 3, random_stream(8, 60), refreshed=True),
+        )
+        await all_seen(relay)
+    mirror = await assert_mirrored(database, kafka_bootstrap, changes, 50, momentary=TIMES)
+    assert "refreshed" in {note["kind"] for event in mirror.events for note in event["changes"]}
+
+
+async def test_a_snapshot_beside_writers_fills_a_topic_that_was_made_anew(
+    database: str, kafka_bootstrap: str, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, letters = await make_topic(2, name="changes"), await make_topic(name="letters")
+    async with (
+        running_linker(database) as linker,
+        running_relay(database, kafka_bootstrap, lost, letters) as relay,
+    ):
+        await store_all(database, 0, crowd(9, 0))
+        await store_all(database, 1, told_again(3))
+        await all_seen(linker, relay)
+    changes = await make_topic(2, name="changes")
+    monkeypatch.setattr(relay_module, "READ_ROWS", 11)
+    async with (
+        running_linker(database) as linker,
+        running_relay(database, kafka_bootstrap, changes, letters) as relay,
+    ):
+        pages: list[int] = []
+        _, told = await asyncio.gather(
+            store_all(database, 2, crowd(9, 2)), relay.snapshot(pages.append)
+        )
+        await all_seen(linker, relay)
+    assert len(pages) > 5
+    assert pages[-1] == told
+    mirror = await assert_mirrored(database, kafka_bootstrap, changes, at_least=50)
+    kinds = {note["kind"] for event in mirror.events for note in event["changes"]}
+    assert kinds > {"snapshot", "created"}
+
+
+async def test_a_relay_that_wakes_up_behind_its_fence_puts_right_what_it_sent(
+    database: str, kafka_bootstrap: str, make_topic: MakeTopic
+) -> None:
+    """The stale state comes after the newer one of the leader, where compaction would keep it."""
+    changes, letters = await make_topic(name="changes"), await make_topic(name="letters")
+    await store_all(database, 0, observations((0, article("a", title="Old"))))
+    frosts: list[Frost] = []
+
+    def freezing(sink: MessageSink) -> MessageSink:
+        frosts.append(Frost(sink))
+        return frosts[0]
+
+    async with running_relay(database, kafka_bootstrap, changes, letters, freezing):
+        await frosts[0].frozen.wait()
+        await store_all(database, 1, observations((1, article("a", title="New"))))
+        # The server has given up on the frozen one's connections, and with them on its lock.
+        superuser = await asyncpg.connect(database)
+        await superuser.fetch(END_RELAYS)
+        await superuser.close()
+        async with running_relay(database, kafka_bootstrap, changes, letters) as leader:
+            await all_seen(leader)
+            frosts[0].thaw.set()
+            await asyncio.sleep(2)
+    records = await read_topic(kafka_bootstrap, changes)
+    titles = [json.loads(record.value)["state"]["title"] for record in records]
+    assert titles[:2] == ["New", "Old"]
+    assert titles[-1] == "New"
+    await assert_mirrored(database, kafka_bootstrap, changes, at_least=1)
+
+
 async def test_every_field_of_a_rich_article_arrives(
     database: str, kafka_bootstrap: str, make_topic: MakeTopic
 ) -> None:
@@ -258,17 +454,9 @@ async def test_an_erased_article_ends_in_a_tombstone(
 ) -> None:
     changes, letters = await make_topic(name="changes"), await make_topic(name="letters")
     await store_all(database, 0, observations((0, article("gone")), (1, article("kept"))))
-    connection = await asyncpg.connect(database)
-    await connection.execute(
-        """
-        WITH gone AS (
-            UPDATE newsloom.articles SET erased_at = now(), version = version + 1
-            WHERE article_key LIKE 'gone%' RETURNING article_id, version, observed_at
-        )
-        INSERT INTO newsloom.changes (article_id, version, kind, observed_at)
-        SELECT article_id, version, 'erased', observed_at FROM gone"""
-    )
-    await connection.close()
+    async with open_erasing(settings_of(database), os_user="tester") as erasing:
+        gone = article_id(url("gone").canonical.key)
+        await erasing.erase(gone, "court order 7", does_it=True, is_url=False)
     async with running_relay(database, kafka_bootstrap, changes, letters) as relay:
         await all_seen(relay)
     mirror = await mirrored(kafka_bootstrap, changes)

@@ -9,7 +9,8 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer
 
 # What may change without an event: of the moment at which the event was made.
-MOMENTARY = {"observed_at", "first_seen_at", "quality", "heat", "ratings"}
+TIMES = frozenset({"observed_at", "first_seen_at"})
+SIGNALS = frozenset({"quality", "heat", "ratings"})
 
 Entities = dict[str, dict[str, Any]]
 
@@ -21,6 +22,7 @@ class Mirror:
     values: Entities = field(default_factory=dict)
     erased: set[str] = field(default_factory=set)
     events: list[dict[str, Any]] = field(default_factory=list)
+    momentary: frozenset[str] = TIMES | SIGNALS
 
     def take(self, key: str, value: bytes | None) -> None:
         if value is None:
@@ -37,7 +39,7 @@ class Mirror:
         """The articles that there are, with ids of merged ones followed."""
         found = {}
         for change in self._with_state("article"):
-            state = {n: v for n, v in change["state"].items() if n not in MOMENTARY}
+            state = {n: v for n, v in change["state"].items() if n not in self.momentary}
             related = [self.resolve(other) for other in state["related"] or ()]
             state["related"] = [r for r in related if f"article/{r}" in self.values]
             state["copy_of"] = self.resolve(state["copy_of"])
@@ -64,12 +66,22 @@ class Mirror:
         ]
 
 
-async def mirrored(bootstrap: str, topic: str, into: Mirror | None = None) -> Mirror:
-    """Read the whole topic."""
-    mirror = into or Mirror()
-    for record in await read_topic(bootstrap, topic):
+def mirror_of(records: Sequence[Any], momentary: frozenset[str] = TIMES | SIGNALS) -> Mirror:
+    """Take all records of a topic in."""
+    mirror = Mirror(momentary=momentary)
+    for record in records:
         mirror.take(record.key.decode(), record.value)
     return mirror
+
+
+async def mirrored(bootstrap: str, topic: str) -> Mirror:
+    """Read the whole topic."""
+    return mirror_of(await read_topic(bootstrap, topic))
+
+
+def compacted(records: Sequence[Any]) -> list[Any]:
+    """Return what the most thorough compaction leaves: the last record of each key."""
+    return list({record.key: record for record in records}.values())
 
 
 async def read_topic(bootstrap: str, topic: str) -> list[Any]:
@@ -113,11 +125,11 @@ SELECT to_jsonb(v) - 'version' || jsonb_build_object(
 FROM api.stories v"""
 
 
-async def database_articles(dsn: str) -> Entities:
+async def database_articles(dsn: str, momentary: frozenset[str] = TIMES | SIGNALS) -> Entities:
     """The articles as the database has them, in the mirror's form."""
     found = {}
     for state in await _states(dsn, ARTICLES):
-        kept = {n: v for n, v in state.items() if n not in MOMENTARY}
+        kept = {n: v for n, v in state.items() if n not in momentary}
         kept["urls"] = sorted(_key(address) for address in kept["urls"])
         found[state["article_id"]] = kept
     return found

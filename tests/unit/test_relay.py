@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -288,6 +289,14 @@ class Store:
             raise Fenced
         self.position = to.change_id
 
+    async def snapshot(self, entity: Entity, after: UUID, limit: int) -> Sequence[Changed]:
+        newest = {one.entity_id: one for one in self.log if one.entity is entity}
+        return [newest[key] for key in sorted(newest) if key > after][:limit]
+
+    async def moved_on(self, entity: Entity, versions: Mapping[UUID, int]) -> Sequence[Changed]:
+        newest = {one.entity_id: one for one in self.log if one.entity is entity}
+        return [newest[key] for key, known in versions.items() if newest[key].version != known]
+
     async def unsent_letters(self, limit: int) -> UnsentLetters:
         return UnsentLetters(self.letters[:limit], 1.0 if self.letters else 0.0)
 
@@ -331,8 +340,8 @@ class Sink:
         return results
 
 
-async def run_relay(store: Store, changes: Sink, letters: Sink, seconds: float = 0.6) -> Relay:
-    relay = Relay(
+def relay_of(store: Store, changes: Sink, letters: Sink) -> Relay:
+    return Relay(
         store,
         changes=changes,
         dead_letters=letters,
@@ -344,6 +353,10 @@ async def run_relay(store: Store, changes: Sink, letters: Sink, seconds: float =
         jitter=lambda: 0.1,
         beat=lambda: None,
     )
+
+
+async def run_relay(store: Store, changes: Sink, letters: Sink, seconds: float = 0.6) -> Relay:
+    relay = relay_of(store, changes, letters)
     stop = asyncio.Event()
     task = asyncio.create_task(relay.run(stop))
     await asyncio.sleep(seconds)
@@ -367,6 +380,46 @@ async def test_a_fenced_relay_leads_anew_and_passes_over_nothing() -> None:
     await run_relay(store, changes, Sink())
     assert store.position == 2
     assert [json.loads(m.value or b"")["version"] for m in changes.sent] == [1, 2, 1, 2]
+
+
+async def test_a_fenced_relay_puts_right_what_moved_on_and_then_leads_anew() -> None:
+    store, changes = Store([changed(version=1)]), Sink()
+    store.steals = 1
+    sending = changes.send
+
+    async def late(kafka_topic: str, events: Sequence[Outgoing]) -> Sequence[Receipt | Rejected]:
+        if not changes.sent:  # while it stood still, the article changed and another sent it
+            store.log.append(changed(version=2))
+            store.position = 2
+        return await sending(kafka_topic, events)
+
+    changes.send = late  # type: ignore[method-assign]
+    await run_relay(store, changes, Sink())
+    assert [json.loads(m.value or b"")["version"] for m in changes.sent] == [1, 2]
+
+
+async def test_a_snapshot_tells_everything_page_by_page_and_what_moves_meanwhile_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("newsloom.relay.READ_ROWS", 2)
+    ids = [UUID(int=n) for n in (1, 2, 3)]
+    store, changes = Store([replace(changed(version=1), entity_id=one) for one in ids]), Sink()
+    sending = changes.send
+
+    async def busy(kafka_topic: str, events: Sequence[Outgoing]) -> Sequence[Receipt | Rejected]:
+        if not changes.sent:
+            store.log.append(replace(changed(version=2), entity_id=ids[0]))
+        return await sending(kafka_topic, events)
+
+    changes.send = busy  # type: ignore[method-assign]
+    pages: list[int] = []
+    relay = relay_of(store, changes, Sink())
+    assert await relay.snapshot(pages.append) == 3
+    assert pages == [2, 3]
+    told = [json.loads(message.value or b"") for message in changes.sent]
+    assert [(UUID(one["id"]).int, one["version"]) for one in told] == [
+        (1, 1), (2, 1), (1, 2), (3, 1),
+    ]  # fmt: skip
 
 
 async def test_each_feed_goes_on_without_the_other() -> None:

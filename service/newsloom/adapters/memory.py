@@ -45,7 +45,8 @@ class Position:
 class MemoryStore:
     """See `newsloom.ports.ArticleStore`. What is stored is public, to be looked at and compared."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, refreshed_changes: bool = False) -> None:
+        self._refreshed_changes = refreshed_changes
         self.positions: dict[TopicPartition, Position] = {}
         self.heads: dict[UUID, Head] = {}
         self.contents: dict[UUID, Content] = {}
@@ -93,7 +94,8 @@ class MemoryStore:
             != (batch.incarnation, batch.epoch, batch.expected_offset)
         ):
             raise Fenced
-        writes = fold(batch.items, self._gather(batch))
+        state = self._gather(batch)
+        writes = fold(batch.items, state, refreshed_changes=self._refreshed_changes)
         self._write(writes)
         for letter in writes.dead_letters:
             place = (batch.partition, batch.incarnation, letter.offset)

@@ -4,7 +4,7 @@
 """
 
 from newsloom.app.process import owner_id, run, stop_on_signals, with_addresses
-from newsloom.app.roles import Role, RunSummary, relink_stored, run_roles
+from newsloom.app.roles import Role, RunSummary, relink_stored, run_roles, snapshot_changes
 
 __all__ = [
     "Role",
@@ -13,6 +13,7 @@ __all__ = [
     "relink_stored",
     "run",
     "run_roles",
+    "snapshot_changes",
     "stop_on_signals",
     "with_addresses",
 ]

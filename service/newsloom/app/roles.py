@@ -9,6 +9,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
+from prometheus_client import CollectorRegistry
+
 from newsloom.adapters.kafka.consumer import open_source
 from newsloom.adapters.kafka.producer import KafkaSink, open_sink
 from newsloom.adapters.migrations import status as schema_status
@@ -27,7 +29,7 @@ from newsloom.failpoints import Checkpoint, Failpoint, failpoint_from_env
 from newsloom.health import Health
 from newsloom.ingest import Ingest
 from newsloom.linker import Linker
-from newsloom.metrics import watch_loop_lag
+from newsloom.metrics import Metrics, watch_loop_lag
 from newsloom.partition_owner import PartitionOwner
 from newsloom.ports import LinkerRunning
 from newsloom.relay import Relay
@@ -210,6 +212,25 @@ async def _relay(process: Process, running: _Running, *, is_alone: bool) -> None
         await running.relay.run(process.stop)
 
 
+async def snapshot_changes(settings: Settings, told: Callable[[int], None]) -> int:
+    """Send the state of every article and story to the changes topic; return how many there are."""
+    async with _open_relay_sink(settings) as sink, open_relay_store(settings.postgres) as store:
+        await _require_current_schema(settings)
+        relay = Relay(
+            store,
+            changes=sink,
+            dead_letters=sink,
+            changes_topic=settings.kafka.changes_topic,
+            dead_letters_topic=settings.kafka.dead_letters_topic,
+            metrics=Metrics(CollectorRegistry()),  # nobody scrapes a command
+            health=Health((), False, 0.0),  # noqa: FBT003 - see Health
+            owner_id=owner_id(),
+            jitter=random.random,
+            beat=_nothing,
+        )
+        return await relay.snapshot(told)
+
+
 def _open_relay_sink(settings: Settings) -> AbstractAsyncContextManager[KafkaSink]:
     return open_sink(settings.kafka, settings.publish.model_copy(update=RELAY_LIMITS))
 
@@ -231,6 +252,7 @@ async def _open_current_store(
         consumer_group=settings.ingest.consumer_group,
         metrics=process.metrics,
         checkpoint=checkpoint,
+        refreshed_changes=settings.ingest.refreshed_changes,
     ) as store:
         await _require_current_schema(settings)
         yield store

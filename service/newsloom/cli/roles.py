@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from newsloom.cli.support import Format, connected_settings, emit, format_option
+from newsloom.cli.support import Format, connected_settings, emit, format_option, tell
+
+_TOLD_EVERY = 10_000
 
 _IDLE = click.option(
     "--exit-when-idle",
@@ -77,10 +79,37 @@ def link(idle_seconds: float | None, output: Format) -> None:
 
 @click.command()
 @_IDLE
+@click.option(
+    "--snapshot",
+    is_flag=True,
+    help="Instead, send the present state of every article and story once, and end.",
+)
 @format_option
-def relay(idle_seconds: float | None, output: Format) -> None:
+def relay(idle_seconds: float | None, *, snapshot: bool, output: Format) -> None:
     """Send every change of an article or story, and every dead letter, to its Kafka topic.
 
     One process relays; further ones stand by and take over when it ends.
+
+    With --snapshot it fills a Kafka topic of changes that was made anew, or that lacks what changed
+    before anybody relayed. It may run beside a relay; interrupted, start it again.
     """
-    _run_roles(("relay",), idle_seconds, output)
+    if not snapshot:
+        _run_roles(("relay",), idle_seconds, output)
+        return
+    if idle_seconds is not None:
+        raise click.UsageError("--snapshot ends by itself: leave --exit-when-idle out.")
+    from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
+
+    reached = 0
+
+    def told(so_far: int) -> None:
+        nonlocal reached
+        if so_far - reached >= _TOLD_EVERY:
+            reached = so_far
+            tell(f"{so_far:,} articles and stories")
+
+    count: Any = app.run(app.snapshot_changes(connected_settings(), told))
+    if output == "json":
+        emit({"told": count})
+    else:
+        click.echo(f"the state of {count:,} articles and stories was sent")

@@ -28,7 +28,10 @@ class Outcome(StrEnum):
 
 
 class ChangeKind(StrEnum):
-    """What a row of the change log says. `mentioned`: a mention came into being or changed."""
+    """What a row of the change log says. `mentioned`: a mention came into being or changed.
+
+    `refreshed` (only signals changed) is written where it was asked for, and nowhere else.
+    """
 
     CREATED = "created"
     MENTIONED = "mentioned"
@@ -37,6 +40,7 @@ class ChangeKind(StrEnum):
     ALIASED = "aliased"
     MERGED = "merged"
     ERASED = "erased"
+    REFRESHED = "refreshed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ of each key has the present state, whatever it missed, saw twice or saw late. On
 for several changes of the log: `changes` names them all.
 
 Three things change without an event of their own, and are as they were when the event was made:
-signals and times of observation, which spelling of an address is shown, and the ids under `related`
-and `copy_of` of an article that has been merged since. The merged article's own event says into
-which one: follow it.
+times of observation and (unless `refreshed` events are on) signals, which spelling of an address is
+shown, and the ids under `related` and `copy_of` of an article that has been merged since. The
+merged article's own event says into which one: follow it.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,9 @@ from newsloom.core.event import CONTENT_TYPE, SPEC_VERSION, Outgoing
 SOURCE: Final = "newsloom/relay"
 ARTICLE_TYPE: Final = "newsloom.article.changed.v1"
 STORY_TYPE: Final = "newsloom.story.changed.v1"
+SNAPSHOT: Final = "snapshot"
+"""Kind of an event that tells a present state again, whatever it came from."""
+
 MAX_VALUE_BYTES: Final = 1_900_000
 """Below max.message.bytes of the changes topic, with room for key and headers."""
 
@@ -143,8 +146,9 @@ class Note(_Public):
     version: int = Field(description="Of the article or story after this change.")
     kind: str = Field(
         description="Of an article: created, mentioned, revised, removed, aliased, merged, erased, "
-        "copy_linked, copy_unlinked; of a story: story_created, story_grown, story_shrunk, "
-        "story_merged, story_split. Expect new ones."
+        "copy_linked, copy_unlinked, refreshed (signals alone; off unless asked for); of a story: "
+        "story_created, story_grown, story_shrunk, story_merged, story_split; of both: snapshot "
+        "(nothing new: the present state, told again). Expect new ones."
     )
     changed_fields: list[str] = Field(default=[], description="Of a revision.")
     other_id: UUID | None = Field(

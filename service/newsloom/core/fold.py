@@ -41,13 +41,14 @@ from newsloom.core.identity import article_id
 from newsloom.errors import RejectReason
 
 
-def fold(items: Sequence[Item], state: StoredState) -> Writes:
+def fold(items: Sequence[Item], state: StoredState, *, refreshed_changes: bool = False) -> Writes:
     """Apply deliveries in offset order over the stored state; return all that changes.
 
+    `refreshed_changes`: a change of signals alone is a change for the log too.
     The heads of `state` are taken over and altered. KeyError means that the store did not gather
     what `newsloom.core.gathering.contents_needed` asked for: a bug, not bad data.
     """
-    folding = _Fold(state)
+    folding = _Fold(state, refreshed_changes=refreshed_changes)
     outcomes = [(item.offset, folding.apply(item)) for item in items]
     return folding.writes(outcomes)
 
@@ -77,8 +78,9 @@ class _Entry:
 class _Fold:
     """The working set of one fold: entries by article id (merged ones stay, pointing onward)."""
 
-    def __init__(self, state: StoredState) -> None:
+    def __init__(self, state: StoredState, *, refreshed_changes: bool) -> None:
         self._state = state
+        self._refreshed_changes = refreshed_changes
         self._entries: dict[UUID, _Entry] = {}
         self._aliases: dict[str, Alias] = {}
         self._dead_letters: list[DeadLetter] = []
@@ -121,8 +123,9 @@ class _Fold:
         has_new_secured = article.secured != head.secured
         head.secured = article.secured
         self._advance(entry, order_key)
+        if has_new_signals:  # `secured` is no part of the public state
+            self._record_refresh(entry, observed_at)
         if has_new_signals or has_new_secured:
-            head.version += has_new_signals  # `secured` is no part of the public state
             entry.is_dirty = True
             return Outcome.REFRESHED
         return Outcome.UNCHANGED
@@ -156,7 +159,8 @@ class _Fold:
             self._record_change(entry, ChangeKind.MENTIONED, observed_at)
         else:
             self._advance(entry, order_key)
-            head.version += self._replace_signals(entry, mention.signals, observed_at)
+            if self._replace_signals(entry, mention.signals, observed_at):
+                self._record_refresh(entry, observed_at)
         return head.article_id
 
     # Identity: which article do these URLs mean?
@@ -305,6 +309,12 @@ class _Fold:
         if order_key != entry.head.order_key:
             entry.head.observed_at, entry.head.content_hash = order_key
             entry.is_dirty = True
+
+    def _record_refresh(self, entry: _Entry, observed_at: datetime) -> None:
+        if self._refreshed_changes:
+            self._record_change(entry, ChangeKind.REFRESHED, observed_at)
+        else:
+            entry.head.version += 1
 
     def _record_change(
         self,

@@ -305,13 +305,16 @@ def _note_copy(change: CopyLinked | CopyUnlinked | RootMoved, results: LinkResul
                 )
 
 
+_FOUNDED = (StoryChangeKind.CREATED, StoryChangeKind.SPLIT)
+
+
 def _note_story(change: StoryChange, results: LinkResults) -> None:
     if change.kind is StoryChangeKind.MERGED and change.other is None:
         # Dissolved: what has left the window stays in it, the others have left it one by one.
         results.story_kinds[change.story_id] = StoryChangeKind.LEFT
         return
-    is_new = results.story_kinds.get(change.story_id) is StoryChangeKind.CREATED
-    if not (is_new and change.kind is StoryChangeKind.GROWN):  # to readers it is created, larger
+    is_new = results.story_kinds.get(change.story_id) in _FOUNDED
+    if not (is_new and change.kind is StoryChangeKind.GROWN):  # to readers it is new, and larger
         results.story_kinds[change.story_id] = change.kind
     if change.kind is StoryChangeKind.MERGED and change.other is not None:
         results.story_merges.append((change.story_id, change.other))

@@ -266,6 +266,11 @@ class IngestSettings(Group):
     offset_mirror_seconds: Seconds = Field(
         5.0, description="How often offsets are copied to Kafka, for lag tools only."
     )
+    refreshed_changes: bool = Field(
+        default=False,
+        description="Also log a change (`refreshed`) when only signals changed: mirrors then "
+        "follow quality, heat and ratings, and read about fifteen times as many changes.",
+    )
 
     @model_validator(mode="after")
     def _limits_nest(self) -> Self:

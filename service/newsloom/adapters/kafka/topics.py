@@ -54,7 +54,12 @@ def topic_specs(kafka: KafkaSettings, partitions: int) -> tuple[TopicSpec, ...]:
         TopicSpec(
             kafka.changes_topic,
             partitions,
-            {"cleanup.policy": "compact", "max.message.bytes": str(2 * MAX_MESSAGE_BYTES)},
+            # A mirror that was away for less than this hears what was erased meanwhile.
+            {
+                "cleanup.policy": "compact",
+                "delete.retention.ms": str(30 * _DAY_MS),
+                "max.message.bytes": str(2 * MAX_MESSAGE_BYTES),
+            },
         ),
         TopicSpec(
             kafka.dead_letters_topic,

@@ -6,7 +6,7 @@ running transactions, behind a cursor of its own that an epoch fences.
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -17,13 +17,17 @@ import orjson
 from newsloom.adapters.postgres.connection import Connections
 from newsloom.adapters.postgres.relaying_sql import (
     ADVANCE,
+    ARTICLES_MOVED_ON,
     MARK_RELAYED,
     READ,
+    SNAPSHOT_ARTICLES,
+    SNAPSHOT_STORIES,
+    STORIES_MOVED_ON,
     TAKE_OVER,
     UNRELAYED,
     WAITING,
 )
-from newsloom.core.changes import Changed, Entity, Note
+from newsloom.core.changes import SNAPSHOT, Changed, Entity, Note
 from newsloom.core.dead_letters import Headers, LetterId, StoredLetter
 from newsloom.core.linking import ChangePosition
 from newsloom.ports import Fenced, RelayFeed, RelayLease, RelayRead, UnsentLetters
@@ -61,7 +65,8 @@ class PostgresRelayStore:
         """Raise the epoch of the cursor; make the cursor if there is none yet."""
         async with self._connections.use() as connection:
             (row,) = await connection.fetch(TAKE_OVER, owner_id)
-        return RelayLease(row["epoch"], ChangePosition(row["xid"], row["change_id"]))
+        position = ChangePosition(row["xid"], row["change_id"])
+        return RelayLease(row["epoch"], position, has_missed=row["has_missed"])
 
     async def read(self, after: ChangePosition, limit: int) -> RelayRead:
         """Read the next rows; those of one entity come together, with its present state."""
@@ -83,6 +88,22 @@ class PostgresRelayStore:
         async with self._connections.use() as connection:
             if await connection.execute(ADVANCE, lease.epoch, *lease.position, *to) != "UPDATE 1":
                 raise Fenced
+
+    async def snapshot(self, entity: Entity, after: UUID, limit: int) -> Sequence[Changed]:
+        """Read the present states of the next articles or stories, by id."""
+        async with self._connections.use() as connection:
+            if entity is Entity.ARTICLE:
+                rows = await connection.fetch(SNAPSHOT_ARTICLES, after, limit, _READ_BYTES)
+            else:
+                rows = await connection.fetch(SNAPSHOT_STORIES, after, limit)
+        return [_told_again(entity, row) for row in rows]
+
+    async def moved_on(self, entity: Entity, versions: Mapping[UUID, int]) -> Sequence[Changed]:
+        """Read the present states of those whose version is another now."""
+        query = ARTICLES_MOVED_ON if entity is Entity.ARTICLE else STORIES_MOVED_ON
+        async with self._connections.use() as connection:
+            rows = await connection.fetch(query, list(versions), list(versions.values()))
+        return [_told_again(entity, row) for row in rows]
 
     async def unsent_letters(self, limit: int) -> UnsentLetters:
         """Read the oldest letters that are not marked as sent."""
@@ -126,6 +147,18 @@ def _one(entity_id: UUID, rows: Sequence[asyncpg.Record]) -> Changed:
         recorded_at=max(row["recorded_at"] for row in rows),
         merged_into=first["merged_into"],
         state=None if first["merged_into"] else first["state"],
+    )
+
+
+def _told_again(entity: Entity, row: asyncpg.Record) -> Changed:
+    return Changed(
+        entity=entity,
+        entity_id=row["id"],
+        version=row["version"],
+        notes=[Note(version=row["version"], kind=SNAPSHOT, observed_at=row["observed_at"])],
+        recorded_at=row["read_at"],
+        merged_into=row["merged_into"],
+        state=None if row["merged_into"] else row["state"],
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
 
 import asyncpg
 
@@ -84,12 +85,14 @@ class PostgresStore:
         consumer_group: str,
         metrics: Metrics | None = None,
         checkpoint: Checkpoint | None = None,
+        refreshed_changes: bool = False,
     ) -> None:
         self._connections = connections
         self._marks = marks
         self._group = consumer_group
         self._time = metrics.time if metrics else _unmeasured
         self._checkpoint = checkpoint or _pass
+        self._fold = partial(fold, refreshed_changes=refreshed_changes)
 
     def pool_state(self) -> PoolState:
         """Count the connections: at work, idle, allowed."""
@@ -192,7 +195,7 @@ class PostgresStore:
             state = await gather(connection, batch.items, keys)
         with self._time(Stage.FOLD):
             # With enrichment in it, too much work for the event loop to wait for.
-            writes = await asyncio.to_thread(fold, batch.items, state)
+            writes = await asyncio.to_thread(self._fold, batch.items, state)
         with self._time(Stage.WRITE):
             source = Source(self._group, *batch.partition, batch.incarnation)
             await write(connection, writes, keys, source)
@@ -231,16 +234,23 @@ async def open_store(
     consumer_group: str,
     metrics: Metrics | None = None,
     checkpoint: Checkpoint | None = None,
+    refreshed_changes: bool = False,
 ) -> AsyncIterator[PostgresStore]:
     """Open a store whose connections end with the block. `Unavailable`: it cannot be used.
 
+    `refreshed_changes`: see `newsloom.core.fold.fold`.
     Checked at once: that Postgres answers, may be written, and that no pooler changes the backend
     between statements.
     """
     connections = Connections(settings, "newsloom ingest")
     marks = Connections(settings, "newsloom ingest marks", waits_for_disk=False)
     store = PostgresStore(
-        connections, marks, consumer_group=consumer_group, metrics=metrics, checkpoint=checkpoint
+        connections,
+        marks,
+        consumer_group=consumer_group,
+        metrics=metrics,
+        checkpoint=checkpoint,
+        refreshed_changes=refreshed_changes,
     )
     try:
         await store.check()
