@@ -261,7 +261,7 @@ _INTRODUCTION: Final = """\
 
 Made by `make explain ARGS="--articles {articles} --runs {runs} --ingest {rate}
 --write docs/queries.md"`: {articles:,} articles and {mentions:,} mentions of two years, {cores}
-cores that other work shared, shared_buffers 1 GB, Postgres on the same machine.
+cores {shared}, shared_buffers 1 GB, Postgres on the same machine.
 
 Times are in milliseconds as a client sees them, over {runs} runs; *first* is the first run of all,
 *p95 busy* while the real store took in {rate} new records a second. *Pages* are buffers of 8 kB
@@ -285,6 +285,7 @@ def report(
         runs=options.runs,
         rate=options.ingest,
         cores=os.cpu_count(),
+        shared="with nothing else to do" if options.alone else "that other work shared",
         big=BIG,
     )
     lines = [_line(one) for one in asked]
@@ -362,6 +363,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--ingest", type=int, default=0, metavar="RECORDS_A_SECOND")
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--alone", action="store_true", help="nothing else runs: say so")
     parser.add_argument("--dsn", help="an empty database, or one that this script has filled")
     parser.add_argument("--feed", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -147,10 +147,20 @@ BEGIN
 END
 $$;
 
+-- Where ingest was asked to, it logs a change of signals alone as well.
+COMMENT ON COLUMN newsloom.changes.kind IS
+    'created, mentioned, revised, removed, aliased, merged, erased, refreshed (where asked for), and the words of the linker.';
+COMMENT ON COLUMN api.change.kind IS
+    'created, mentioned, revised, removed, aliased, merged, erased, copy_linked, copy_unlinked, story_created, story_grown, story_shrunk, story_merged, story_split; refreshed where ingest was asked to log it; expect others.';
+
 RESET ROLE;
 
 -- migrate:down
 SET LOCAL ROLE newsloom_owner;
+COMMENT ON COLUMN api.change.kind IS
+    'created, mentioned, revised, removed, aliased, merged, erased, copy_linked, copy_unlinked, story_created, story_grown, story_shrunk, story_merged, story_split; expect others.';
+COMMENT ON COLUMN newsloom.changes.kind IS
+    'created, mentioned, revised, removed, aliased, merged, erased, and the words of the linker.';
 CREATE OR REPLACE VIEW api.articles AS
 SELECT
     a.article_id,

@@ -12,10 +12,7 @@ from newsloom.adapters.migrations import read_migrations
 
 async def _newsloom(dsn: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: v for name, v in os.environ.items() if not name.startswith("NEWSLOOM_")}
-    environment |= {
-        "NEWSLOOM_POSTGRES_DSN": dsn,
-        "NEWSLOOM_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",  # must not be needed
-    }
+    environment["NEWSLOOM_POSTGRES_DSN"] = dsn  # and no Kafka: it must not be needed
 
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

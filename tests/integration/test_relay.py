@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import re
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -73,6 +76,7 @@ END_RELAYS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'newsloom relay' AND datname = current_database()"""
 SCHEMA = Path(__file__).parents[2] / "contracts" / "change.v1.schema.json"
+MIRROR_PAGE = Path(__file__).parents[2] / "docs" / "mirror.md"
 
 
 def settings_of(dsn: str) -> PostgresSettings:
@@ -386,6 +390,39 @@ async def test_a_snapshot_beside_writers_fills_a_topic_that_was_made_anew(
     mirror = await assert_mirrored(database, kafka_bootstrap, changes, at_least=50)
     kinds = {note["kind"] for event in mirror.events for note in event["changes"]}
     assert kinds > {"snapshot", "created"}
+
+
+async def test_the_mirror_of_the_docs_has_what_the_database_has(
+    database: str, kafka_bootstrap: str, make_topic: MakeTopic, tmp_path: Path
+) -> None:
+    changes, letters = await make_topic(2, name="changes"), await make_topic(name="letters")
+    await store_all(database, 0, [*crowd(4, 0, 60), *told_again(3)])
+    async with (
+        running_linker(database) as linker,
+        running_relay(database, kafka_bootstrap, changes, letters) as relay,
+    ):
+        await all_seen(linker, relay)
+    page = MIRROR_PAGE.read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mirror.py").write_text(script)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "mirror.py",
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "NEWSLOOM_KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap,
+            "NEWSLOOM_KAFKA_CHANGES_TOPIC": changes,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    done = await finish(process, 30)
+    assert done.code == 0, done.told()
+    counts = len(await database_articles(database)), len(await database_stories(database))
+    assert counts > (30, 0)
+    assert f"{counts[0]} articles, {counts[1]} stories" in done.out
 
 
 async def test_a_relay_that_wakes_up_behind_its_fence_puts_right_what_it_sent(

@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -69,18 +69,23 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(main)
 
 
-def with_addresses(settings: Settings, *, tell: Callable[[str], None]) -> Settings:
-    """Fill in the embedded services' addresses where none are set, and say so.
+def with_addresses(
+    settings: Settings,
+    *,
+    tell: Callable[[str], None],
+    needs: Collection[str] = ("kafka", "postgres"),
+) -> Settings:
+    """Fill in the embedded services' addresses where those of `needs` are not set, and say so.
 
     Raises SettingsError when something is missing and the embedded services do not run.
     """
     missing = [
         name
-        for name, value in (
-            ("NEWSLOOM_KAFKA_BOOTSTRAP_SERVERS", settings.kafka.bootstrap_servers),
-            ("NEWSLOOM_POSTGRES_DSN", settings.postgres.dsn),
+        for dependency, name, value in (
+            ("kafka", "NEWSLOOM_KAFKA_BOOTSTRAP_SERVERS", settings.kafka.bootstrap_servers),
+            ("postgres", "NEWSLOOM_POSTGRES_DSN", settings.postgres.dsn),
         )
-        if value is None
+        if dependency in needs and value is None
     ]
     if not missing:
         return settings

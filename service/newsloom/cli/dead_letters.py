@@ -71,7 +71,7 @@ def list_(*, limit: int, output: Format, counts: bool, **wanted: Any) -> None:
     """List dead letters, the newest first, without their contents."""
     from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
 
-    settings = connected_settings()
+    settings = connected_settings(needs=("postgres",))
     letters, numbers = app.run(_list(settings, _filter(wanted), 0 if counts else limit))
     for letter in letters:
         if output == "json":
@@ -103,7 +103,7 @@ def show(letter_id: str, output: Format, *, with_value: bool) -> int:
     """
     from newsloom import app  # noqa: PLC0415 - as above
 
-    letter = app.run(_one(connected_settings(), _letter_id(letter_id)))
+    letter = app.run(_one(connected_settings(needs=("postgres",)), _letter_id(letter_id)))
     if output == "json":
         emit(_summary(letter) | (_contents(letter) if with_value else {}))
     elif with_value:

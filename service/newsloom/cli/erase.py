@@ -32,7 +32,7 @@ def erase(*, article: str, reason: str, dry_run: bool, yes: bool, output: Format
 
     name, is_url = _name(article)
     does_it = yes and not dry_run
-    settings = connected_settings()
+    settings = connected_settings(needs=("postgres",))
     try:
         erasure = app.run(_erase(settings, name, reason, is_url=is_url, does_it=does_it))
     except NotFound:

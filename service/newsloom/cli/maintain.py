@@ -59,7 +59,7 @@ def maintain(*, dry_run: bool, after_restore: bool, output: Format, **days: int)
     from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
     from newsloom.adapters.postgres.maintenance import OtherMaintenance, Retention  # noqa: PLC0415
 
-    settings = connected_settings()
+    settings = connected_settings(needs=("postgres",))
     keep = Retention(**{name.removeprefix("keep_")[: -len("_days")]: n for name, n in days.items()})
     try:
         if after_restore:

@@ -18,7 +18,7 @@ def migrate(only_status: bool, output: Format) -> int:  # noqa: FBT001 - click p
     from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
     from newsloom.adapters import migrations  # noqa: PLC0415
 
-    dsn = connected_settings().postgres.dsn
+    dsn = connected_settings(needs=("postgres",)).postgres.dsn
     assert dsn is not None  # noqa: S101 - connected
     if only_status:
         found = app.run(migrations.status(dsn.get_secret_value()))

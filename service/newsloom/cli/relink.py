@@ -43,7 +43,7 @@ def relink(
     """
     from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
 
-    settings = connected_settings()
+    settings = connected_settings(needs=("postgres",))
     thresholds = {"jaccard": jaccard, "containment": containment, "threshold": story_threshold}
     chosen = {name: value for name, value in thresholds.items() if value is not None}
     report: Any = app.run(

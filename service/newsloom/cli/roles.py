@@ -24,7 +24,10 @@ def _run_roles(names: Sequence[str], idle_seconds: float | None, output: Format)
     from newsloom import app  # noqa: PLC0415 - heavy, and --help must be quick
 
     # stderr is the log here, one JSON object a line: nothing else may be written to it.
-    settings = connected_settings(say=logging.getLogger("newsloom").info)
+    settings = connected_settings(
+        say=logging.getLogger("newsloom").info,
+        needs=("postgres",) if names == ("link",) else ("kafka", "postgres"),
+    )
     roles = [app.Role(name) for name in names]
     summary: Any = app.run(
         app.run_roles(settings, os.environ, roles, exit_when_idle_seconds=idle_seconds)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar
 
 import click
@@ -41,11 +41,13 @@ def tell(message: str) -> None:
     click.echo(message, err=True)
 
 
-def connected_settings(say: Callable[[str], None] = tell) -> Settings:
+def connected_settings(
+    say: Callable[[str], None] = tell, needs: Collection[str] = ("kafka", "postgres")
+) -> Settings:
     """Settings with addresses: the environment's, or those of the embedded services."""
     from newsloom.app import with_addresses  # noqa: PLC0415 - heavy, and --help must be quick
 
-    return with_addresses(load_settings(), tell=say)
+    return with_addresses(load_settings(), tell=say, needs=needs)
 
 
 def emit(row: Mapping[str, object]) -> None:
