@@ -259,7 +259,7 @@ async def sizes(dsn: str) -> list[tuple[str, float, float, float]]:
 _INTRODUCTION: Final = """\
 # The cookbook's queries on a big database
 
-Made by `make explain ARGS="--articles {articles} --runs {runs} --ingest {rate}
+Made by `make explain ARGS="--articles {articles} --runs {runs} --ingest {rate}{alone}
 --write docs/queries.md"`: {articles:,} articles and {mentions:,} mentions of two years, {cores}
 cores {shared}, shared_buffers 1 GB, Postgres on the same machine.
 
@@ -285,6 +285,7 @@ def report(
         runs=options.runs,
         rate=options.ingest,
         cores=os.cpu_count(),
+        alone=" --alone" if options.alone else "",
         shared="with nothing else to do" if options.alone else "that other work shared",
         big=BIG,
     )
