@@ -147,7 +147,7 @@ async def test_the_python_example_runs(newsroom_database: str, tmp_path: Path) -
     done = await finish(process, 30)
     assert done.code == 0, done.told()
     assert COLLAPSES in done.out
-    assert re.search(r"dailypost.example +│ \d+ +│ \d\.\d+", done.out)
+    assert re.search(r"dailypost\.example +\S \d+ +\S \d\.\d+", done.out)
     assert f"The Daily Post: {RESIGNS}" in done.out
 
 

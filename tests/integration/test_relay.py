@@ -396,7 +396,8 @@ async def test_the_mirror_of_the_docs_has_what_the_database_has(
     database: str, kafka_bootstrap: str, make_topic: MakeTopic, tmp_path: Path
 ) -> None:
     changes, letters = await make_topic(2, name="changes"), await make_topic(name="letters")
-    await store_all(database, 0, [*crowd(4, 0, 60), *told_again(3)])
+    await store_all(database, 0, crowd(4, 0, 60))
+    await store_all(database, 1, told_again(3))
     async with (
         running_linker(database) as linker,
         running_relay(database, kafka_bootstrap, changes, letters) as relay,
