@@ -232,6 +232,17 @@ _LINK: list[Panel] = [
     ),
 ]
 
+_RECEIPTS: list[Panel] = [
+    series(
+        "Store: receipts",
+        """Receipts for publishers that wait until their record is stored. Lost: Kafka did not take
+        them; whoever waits runs into a time-out. Empty when nobody asks.""",
+        _rate("newsloom_receipts_total", "result"),
+        unit="cps",
+        stacked=True,
+    ),
+]
+
 _RELAY: list[Panel] = [
     series(
         "Relay: lag",
@@ -316,6 +327,7 @@ DASHBOARD = dashboard(
         *_DECODE,
         row("Fold and store"),
         *_STORE,
+        *_RECEIPTS,
         row("Link"),
         *_LINK,
         row("Relay"),

@@ -4,15 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from newsloom.core.record import Record
-    from newsloom.errors import Rejected, Unavailable
+    from newsloom.errors import NotConfirmed, Rejected, Unavailable
     from newsloom.ports import Receipt
     from newsloom.publishing import ArticlePublisher
 
-__all__ = ["ArticlePublisher", "Receipt", "Record", "Rejected", "Unavailable"]
+__all__ = ["ArticlePublisher", "NotConfirmed", "Receipt", "Record", "Rejected", "Unavailable"]
 
 # Imported when asked for: `newsloom --help` must not wait for Kafka's client.
 _PLACES = {
     "ArticlePublisher": "newsloom.publishing",
+    "NotConfirmed": "newsloom.errors",
     "Receipt": "newsloom.ports",
     "Record": "newsloom.core.record",
     "Rejected": "newsloom.errors",

@@ -86,6 +86,17 @@ class Unavailable(Exception):  # noqa: N818 - a state of the world, as `Rejected
         self.systemic = systemic
 
 
+class NotConfirmed(TimeoutError):  # noqa: N818 - a state of the world, as `Unavailable` is
+    """Kafka has the event, and no receipt came in time: it is stored already, later, or rejected.
+
+    `receipt` says where Kafka keeps it. Publishing it again is harmless.
+    """
+
+    def __init__(self, receipt: object) -> None:
+        super().__init__("Kafka has the event; no receipt says yet that it has been stored")
+        self.receipt = receipt
+
+
 def is_data_sqlstate(sqlstate: str) -> bool:
     """Tell whether an SQLSTATE blames the rows (class 22, 23, 54) rather than the server."""
     return _DATA_SQLSTATE.match(sqlstate) is not None

@@ -425,6 +425,13 @@ class Metrics:
             "Time since the main loop last made progress. The process ends itself at "
             "NEWSLOOM_INGEST_WATCHDOG_SECONDS; restarts in a row mean a hang, keep the logs.",
         )
+        receipts = self._counter(
+            "newsloom_receipts_total",
+            "Receipts that publishers asked for. Lost ones are a time-out for who waits, and no "
+            "more; many: see that the topic newsloom.receipts.v1 exists and ingest may write it.",
+            "result",
+        )
+        self.receipts_sent, self.receipts_lost = receipts.labels("sent"), receipts.labels("lost")
         self.backfill_waiting = self._gauge(
             "newsloom_backfill_waiting_records",
             "Deliveries of bulk imports (newsloom publish --backfill) that this process has still "

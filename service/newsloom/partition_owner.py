@@ -27,7 +27,9 @@ from newsloom.ports import (
     EventSource,
     Fenced,
     PositionLost,
+    ReceiptSender,
 )
+from newsloom.receipts import receipts_of
 from newsloom.settings import IngestSettings
 
 logger = logging.getLogger(__name__)
@@ -71,8 +73,10 @@ class PartitionOwner:
         health: Health,
         owner_id: str,
         jitter: Callable[[], float],
+        receipts: ReceiptSender | None = None,
     ) -> None:
         self._store = store
+        self._receipts = receipts
         self._decode = decode
         self._settings = settings
         self._metrics = metrics
@@ -242,6 +246,8 @@ class PartitionOwner:
     ) -> None:
         self._health.beat()
         self._metrics.observe_batch(report)
+        if self._receipts is not None and (receipts := receipts_of(deliveries, report)):
+            self._receipts.tell(receipts)
         state.failures.extend(_failures(report))
         while len(state.failures) > self._settings.breaker_window_records:
             state.failures.popleft()

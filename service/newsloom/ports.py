@@ -137,6 +137,13 @@ class ArticleStore(Protocol):
         """Return the stored positions of a Kafka topic, whoever owns its partitions."""
 
 
+class ReceiptSender(Protocol):
+    """Where ingest's receipts go, after COMMIT. Best effort."""
+
+    def tell(self, receipts: Sequence[Outgoing]) -> None:
+        """Queue receipts for sending. Never waits and never raises; what has no room is lost."""
+
+
 class OwnershipListener(Protocol):
     """Told which partitions are ours. Called on the event loop, between two polls."""
 
@@ -194,6 +201,10 @@ class Receipt:
     partition: int
     offset: int
     event_id: str
+    outcome: str | None = None
+    """What became of it in Postgres, where that was waited for."""
+    reason: str | None = None
+    """Why it was rejected there, if it was."""
 
 
 class EventSink(Protocol):

@@ -8,12 +8,22 @@ sending again gives the same event ids and changes nothing downstream.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from newsloom.core.documents import Prepared, event_of
 from newsloom.core.event import DEFAULT_SOURCE, Event
+from newsloom.core.receipts import RECEIPT_TO
 from newsloom.core.record import (
     Parsed,
     Record,
@@ -21,10 +31,12 @@ from newsloom.core.record import (
     record_from_mapping,
     record_from_text,
 )
-from newsloom.errors import Rejected
+from newsloom.errors import NotConfirmed, Rejected
 from newsloom.ports import EventSink, Receipt
+from newsloom.receipts import ReceiptDesk
 
 DEFAULT_TOPIC = "newsloom.articles.v1"
+DEFAULT_STORED_TIMEOUT_SECONDS = 30.0
 
 RecordLike = Record | Mapping[str, Any] | str
 """A `Record`, the same as a mapping with the family's field names, or front matter as text."""
@@ -47,8 +59,10 @@ class Publisher:
         kafka_topic: str = DEFAULT_TOPIC,
         source: str = DEFAULT_SOURCE,
         max_in_flight_records: int = 1000,
+        receipts: Callable[[], Awaitable[ReceiptDesk]] | None = None,
     ) -> None:
         self._sink = sink
+        self._open_receipts = receipts
         self._now = now
         self._kafka_topic = kafka_topic
         self._source = source
@@ -60,14 +74,41 @@ class Publisher:
         self._waiting: deque[tuple[Event, asyncio.Future[Receipt | Rejected]]] = deque()
         self._pump: asyncio.Task[None] | None = None
 
-    async def publish(self, record: RecordLike, *, observed_at: datetime | None = None) -> Receipt:
+    async def publish(
+        self,
+        record: RecordLike,
+        *,
+        observed_at: datetime | None = None,
+        wait: Literal["acknowledged", "stored"] = "acknowledged",
+        stored_timeout_seconds: float = DEFAULT_STORED_TIMEOUT_SECONDS,
+    ) -> Receipt:
         """Send one record and return its receipt once Kafka has acknowledged it.
 
         `observed_at` (aware; default: now) decides which version of an article is the newest.
         Raises `Rejected` for what ingest would refuse (its `problems` list every finding),
         `Unavailable` when Kafka does not acknowledge in time. Many calls at once share batches.
+
+        `wait="stored"` goes on waiting until ingest tells what became of it: the receipt then has
+        an `outcome` (`rejected`: and a `reason`). Raises `NotConfirmed` when no word comes within
+        `stored_timeout_seconds` of the acknowledgement; the event is in Kafka all the same.
         """
         event = self._event(record, observed_at)
+        if wait == "acknowledged":
+            return await self._acknowledged(event)
+        if self._open_receipts is None:
+            raise ValueError('wait="stored" needs a publisher that can receive receipts')
+        desk = await self._open_receipts()
+        event = replace(event, headers=[*event.headers, (RECEIPT_TO, desk.address)])
+        with desk.expecting(event.event_id) as stored:
+            receipt = await self._acknowledged(event)
+            try:
+                async with asyncio.timeout(stored_timeout_seconds):
+                    told = await stored
+            except TimeoutError:
+                raise NotConfirmed(receipt) from None
+        return replace(receipt, outcome=told.outcome.value, reason=told.reason)
+
+    async def _acknowledged(self, event: Event) -> Receipt:
         async with self._slots:
             future: asyncio.Future[Receipt | Rejected]
             future = asyncio.get_running_loop().create_future()

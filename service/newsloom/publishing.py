@@ -6,6 +6,7 @@ same thing as a library.
 
 import asyncio
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import Final, Self
 
 from newsloom.adapters.embedded import EmbeddedServices
 from newsloom.adapters.kafka.producer import open_sink
+from newsloom.adapters.kafka.receipts import open_receipt_inbox
 from newsloom.adapters.parse_workers import prepare_all
 from newsloom.adapters.record_files import FileState, file_state, read_chunks, record_paths
 from newsloom.core.documents import Prepared, Rules
@@ -24,6 +26,7 @@ from newsloom.core.event import DEFAULT_SOURCE
 from newsloom.errors import Rejected
 from newsloom.ports import Receipt
 from newsloom.publisher import DEFAULT_TOPIC, Publisher
+from newsloom.receipts import ReceiptDesk
 from newsloom.settings import KafkaSettings, PublishSettings, Settings, SettingsError
 
 _WATCH_SECONDS: Final = 1.0
@@ -68,6 +71,8 @@ class ArticlePublisher(Publisher):
         given = {name: value for name, value in chosen.items() if value is not None}
         self._settings = settings.publish.model_copy(update=given)
         self._stack = AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._desk: ReceiptDesk | None = None
         self._topic = kafka_topic or settings.kafka.articles_topic
         self._source_name = source
 
@@ -79,8 +84,17 @@ class ArticlePublisher(Publisher):
             kafka_topic=self._topic,
             source=self._source_name,
             max_in_flight_records=self._settings.max_in_flight_records,
+            receipts=self._receipts,
         )
         return self
+
+    async def _receipts(self) -> ReceiptDesk:
+        """Open the inbox once somebody wants a receipt; most never do."""
+        async with self._opening:
+            if self._desk is None:
+                inbox = open_receipt_inbox(self._kafka, secrets.token_hex(16))
+                self._desk = await self._stack.enter_async_context(inbox)
+        return self._desk
 
     async def __aexit__(
         self,

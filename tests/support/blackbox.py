@@ -64,6 +64,7 @@ class Line:
             "NEWSLOOM_POSTGRES_DSN": self.dsn,
             "NEWSLOOM_KAFKA_ARTICLES_TOPIC": self.topic,
             "NEWSLOOM_KAFKA_BACKFILL_TOPIC": f"{self.topic}.backfill",
+            "NEWSLOOM_KAFKA_RECEIPTS_TOPIC": f"{self.topic}.receipts",
             "NEWSLOOM_INGEST_CONSUMER_GROUP": self.group,
             **QUICK,
             **(extra or {}),

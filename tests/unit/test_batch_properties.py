@@ -91,7 +91,7 @@ def _judge(stream: Sequence[tuple[int, dict[str, Any]]]) -> tuple[oracle.Oracle,
 def test_one_batch_gives_what_the_judge_says(stream: list[tuple[int, dict[str, Any]]]) -> None:
     judge, outcomes = _judge(stream)
     writes = fold(_items(stream), StoredState({}, {}))
-    assert [outcome.value for _, outcome in writes.outcomes] == outcomes
+    assert [outcome.value for _, outcome in writes.report.each] == outcomes
     assert _found(writes) == _expected(judge)
 
 

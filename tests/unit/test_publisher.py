@@ -1,14 +1,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from newsloom.core.batch import Outcome
 from newsloom.core.event import Event
+from newsloom.core.receipts import ReceiptMessage
 from newsloom.core.record import Record
-from newsloom.errors import Rejected, RejectReason, Unavailable
+from newsloom.errors import NotConfirmed, Rejected, RejectReason, Unavailable
 from newsloom.ports import Receipt
 from newsloom.publisher import Publisher, RecordLike
+from newsloom.receipts import ReceiptDesk
 
 NOON = datetime(2024, 2, 3, 12, tzinfo=UTC)
 
@@ -160,3 +164,48 @@ async def test_a_stream_ends_with_the_error_when_kafka_goes_away(sink: MemorySin
     with pytest.raises(Unavailable):
         async for _ in results:
             pass
+
+
+async def test_waiting_until_stored_gives_the_outcome_in_the_order_of_the_deliveries(
+    sink: MemorySink,
+) -> None:
+    desk = ReceiptDesk("me")
+
+    async def opened() -> ReceiptDesk:
+        return desk
+
+    both = Publisher(sink, now=lambda: NOON, receipts=opened)
+    calls = [asyncio.create_task(both.publish(record(1), wait="stored")) for _ in range(2)]
+    while len(sink.keys) < 2:  # noqa: ASYNC110 - the sink has no event
+        await asyncio.sleep(0.001)
+    event = sink.batches[0][0]
+    assert event.headers[-1] == ("newsloom-receipt-to", b"me")
+    for offset, outcome in enumerate((Outcome.CREATED, Outcome.UNCHANGED)):
+        receipt: dict[str, Any] = {"event_id": event.event_id, "kafka_topic": "t", "partition": 0}
+        desk.arrived(ReceiptMessage(**receipt, offset=offset, outcome=outcome))
+    assert [(await call).outcome for call in calls] == ["created", "unchanged"]
+    assert desk._waiting == {}
+
+
+async def test_a_receipt_that_does_not_come_is_a_time_out_that_says_where_the_event_is(
+    sink: MemorySink,
+) -> None:
+    desk = ReceiptDesk("me")
+
+    async def opened() -> ReceiptDesk:
+        return desk
+
+    waiting = Publisher(sink, now=lambda: NOON, receipts=opened)
+    with pytest.raises(NotConfirmed) as caught:
+        await waiting.publish(record(1), wait="stored", stored_timeout_seconds=0.02)
+    assert isinstance(caught.value.receipt, Receipt)
+    assert caught.value.receipt.offset == 0
+    assert desk._waiting == {}
+
+
+async def test_nobody_is_asked_for_a_receipt_unless_one_is_waited_for(sink: MemorySink) -> None:
+    receipt = await publisher(sink).publish(record(1))
+    assert (receipt.outcome, receipt.reason) == (None, None)
+    assert "newsloom-receipt-to" not in dict(sink.batches[0][0].headers)
+    with pytest.raises(ValueError, match="receipts"):
+        await publisher(sink).publish(record(1), wait="stored")

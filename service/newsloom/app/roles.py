@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from newsloom.adapters.kafka.consumer import open_source
 from newsloom.adapters.kafka.producer import KafkaSink, open_sink
+from newsloom.adapters.kafka.receipts import open_receipt_outbox
 from newsloom.adapters.migrations import status as schema_status
 from newsloom.adapters.postgres import PostgresStore, open_store
 from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
@@ -132,7 +133,10 @@ async def _ingest(process: Process, failpoint: Failpoint | None, running: _Runni
     checkpoint = failpoint.checkpoint if failpoint else None
     decode = failpoint.guarding(decode_deliveries) if failpoint else decode_deliveries
     opening = lambda: _open_current_store(process, checkpoint)  # noqa: E731 - used once, below
-    async with patiently(process, "postgres", opening) as store:
+    async with (
+        patiently(process, "postgres", opening) as store,
+        open_receipt_outbox(settings.kafka, settings.publish, metrics) as receipts,
+    ):
         owner = PartitionOwner(
             store=store,
             decode=decode,
@@ -141,6 +145,7 @@ async def _ingest(process: Process, failpoint: Failpoint | None, running: _Runni
             health=health,
             owner_id=owner_id(),
             jitter=random.random,
+            receipts=receipts,
         )
         kafka = settings.kafka
         gate = BackfillGate(

@@ -215,6 +215,10 @@ class BatchReport:
     reasons: Mapping[str, int]
     mentions: int = 0
     """Related entries observed; they have no outcome of their own."""
+    each: Sequence[tuple[int, Outcome]] = field(default=(), repr=False)
+    """The outcome of each delivery, by offset."""
+    rejected: Mapping[int, str] = field(default_factory=dict, repr=False)
+    """The reason of each rejected delivery, by offset."""
 
     def __post_init__(self) -> None:
         """Refuse a report that loses or invents a delivery."""
@@ -228,17 +232,20 @@ class BatchReport:
     @classmethod
     def of(
         cls,
-        outcomes: Sequence[Outcome],
+        outcomes: Sequence[tuple[int, Outcome]],
         dead_letters: Iterable[DeadLetter],
         consumed: int,
         mentions: int,
     ) -> "BatchReport":
         """Count the outcomes of `consumed` deliveries."""
+        rejected = {letter.offset: letter.reason for letter in dead_letters}
         return cls(
             consumed=consumed,
-            outcomes=Counter(outcomes),
-            reasons=Counter(letter.reason for letter in dead_letters),
+            outcomes=Counter(outcome for _, outcome in outcomes),
+            reasons=Counter(rejected.values()),
             mentions=mentions,
+            each=outcomes,
+            rejected=rejected,
         )
 
 
@@ -251,7 +258,6 @@ class Writes:
     """
 
     report: BatchReport
-    outcomes: Sequence[tuple[int, Outcome]]
     dead_letters: list[DeadLetter]
     changes: list[Change]
     merges: list[Merge]

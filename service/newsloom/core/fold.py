@@ -336,13 +336,7 @@ class _Fold:
     def writes(self, outcomes: Sequence[tuple[int, Outcome]]) -> Writes:
         """Turn the working set into rows, ids of merged articles replaced by their survivors."""
         writes = Writes(
-            report=BatchReport.of(
-                [outcome for _, outcome in outcomes],
-                self._dead_letters,
-                len(outcomes),
-                self._mentions,
-            ),
-            outcomes=outcomes,
+            report=BatchReport.of(outcomes, self._dead_letters, len(outcomes), self._mentions),
             dead_letters=self._dead_letters,
             changes=self._changes,
             merges=self._merges,

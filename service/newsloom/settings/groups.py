@@ -71,6 +71,10 @@ class KafkaSettings(Group):
     dead_letters_topic: TopicName = Field(
         "newsloom.dead-letters.v1", description="Kafka topic that the relay writes dead letters to."
     )
+    receipts_topic: TopicName = Field(
+        "newsloom.receipts.v1",
+        description="Kafka topic of receipts, for publishers that wait until a record is stored.",
+    )
     request_timeout_seconds: Seconds = Field(
         40.0, description="Longest wait for one broker answer."
     )

@@ -68,6 +68,7 @@ def topic_specs(kafka: KafkaSettings, partitions: int) -> tuple[TopicSpec, ...]:
             events
             | {"retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(2 * MAX_MESSAGE_BYTES)},
         ),
+        TopicSpec(kafka.receipts_topic, 1, events | {"retention.ms": str(_DAY_MS)}),
     )
 
 
