@@ -146,11 +146,22 @@ def cosine_table(articles: Sequence[Features], rarity: Rarity) -> Floats:
     Terms are weighted by rarity and every article has length one; columns are the terms that at
     least two of the articles have: the others make up length and no product.
     """
-    sizes = np.array([len(article.terms) for article in articles])
-    terms = np.concatenate([article.terms for article in articles])
-    values = np.concatenate([article.weights for article in articles]) * rarity(terms)
-    owners = np.repeat(np.arange(len(articles)), sizes)
-    lengths = np.sqrt(np.bincount(owners, values * values, minlength=len(articles)))
+    return weighted_table(
+        np.concatenate([article.terms for article in articles]),
+        np.concatenate([article.weights for article in articles]),
+        np.array([len(article.terms) for article in articles]),
+        rarity,
+    )
+
+
+def weighted_table(
+    terms: NDArray[np.uint32], weights: NDArray[np.uint8], sizes: NDArray[np.int64], rarity: Rarity
+) -> Floats:
+    """Do what `cosine_table` does with texts one after the other, of `sizes` terms each."""
+    count = len(sizes)
+    values = weights * rarity(terms)
+    owners = np.repeat(np.arange(count), sizes)
+    lengths = np.sqrt(np.bincount(owners, values * values, minlength=count))
     lengths[lengths == 0] = 1.0
     order = terms.argsort()
     terms = terms[order]
@@ -163,7 +174,7 @@ def cosine_table(articles: Sequence[Features], rarity: Rarity) -> Floats:
     column = column[shared].cumsum() - 1
     kept = order[shared]
     rows = owners[kept]
-    table = np.zeros((len(articles), int(column[-1]) + 1 if len(column) else 0))
+    table = np.zeros((count, int(column[-1]) + 1 if len(column) else 0))
     table[rows, column] = values[kept] / lengths[rows]
     return table
 

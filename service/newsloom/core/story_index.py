@@ -12,7 +12,7 @@ rare a term is, is counted in the window.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -29,12 +29,12 @@ from newsloom.core.stories import (
     Floats,
     StoryConfig,
     adjusted_for_density,
-    cosine_table,
     grouped,
     products,
+    weighted_table,
 )
-from newsloom.core.term_overlap import TermOverlap
-from newsloom.core.text_features import Features
+from newsloom.core.term_store import TermOverlap, TermStore, Texts
+from newsloom.core.text_features import NO_FEATURES, Features
 
 _PLACES: Final = 64
 _LOGS: Final = np.log(np.arange(1 << 18) + 1.5)
@@ -119,6 +119,7 @@ class StoryIndex:
         self._config = config
         self._window = Window()
         self._postings = Postings(_PLACES, config.bucket_bits, self._window.capacity)
+        self._terms = TermStore(self._window.capacity)
         self._overlap = TermOverlap()
         self._frequency = np.zeros(1 << config.bucket_bits, np.int32)
         self._seen_us = np.zeros(self._window.capacity, np.int64)
@@ -128,7 +129,6 @@ class StoryIndex:
         self._positions: dict[UUID, int] = {}
         self._stories: dict[UUID, list[int]] = {}
         self._named_by: dict[UUID, set[UUID]] = {}
-        self._terms = 0
 
     def __len__(self) -> int:
         """Articles in the window."""
@@ -142,7 +142,7 @@ class StoryIndex:
     def nbytes(self) -> int:
         """Bytes of the arrays and stored terms, without Python's objects around them."""
         arrays = self._frequency.nbytes + self._seen_us.nbytes + self._published_days.nbytes
-        return self._postings.nbytes + arrays + 5 * self._terms
+        return self._postings.nbytes + arrays + self._terms.nbytes
 
     def rarity(self, terms: NDArray[Any]) -> Floats:
         """Return the idf weight of terms: log of articles in the window by those that have it."""
@@ -161,8 +161,16 @@ class StoryIndex:
         hashes = _hashes([article.features for article in articles], first)
         self._postings.add(hashes)
         candidates = self._candidates(hashes, first, len(articles))
+        groups = [
+            np.concatenate(([position], found))
+            for position, found in enumerate(candidates, first)
+            if len(found)
+        ]
+        texts = self._terms.each(groups)
         return [
-            self._observe(article, first + at, candidates[at])
+            self._observe(
+                article, first + at, candidates[at], next(texts) if len(candidates[at]) else None
+            )
             for at, article in enumerate(articles)
         ]
 
@@ -195,7 +203,8 @@ class StoryIndex:
     def state_of(self, article_id: UUID) -> StoryState:
         """Return what is to be stored of an article of the window. KeyError when it is not."""
         position = self._positions[article_id]
-        return StoryState(self._at(position), self._story_at[position])
+        article = replace(self._at(position), features=self._terms.at(position).copy())
+        return StoryState(article, self._story_at[position])
 
     def export(self) -> list[StoryState]:
         """Return the states of the whole window in the order that `restore` wants."""
@@ -216,30 +225,48 @@ class StoryIndex:
     # -- one article ---------------------------------------------------------------------------
 
     def _observe(
-        self, article: StoryInput, position: int, found: NDArray[np.int64]
+        self, article: StoryInput, position: int, found: NDArray[np.int64], texts: Texts | None
     ) -> list[StoryChange]:
+        """Place one article; `texts` are its terms and those of what was found, if anything was."""
         before = self._positions.get(article.article_id)
         changes = [] if before is None else self._release(before, leaves=True)
         self._hold(position, article)
-        candidates = self._with_related(article, position, found.tolist())
+        candidates = found.tolist()
+        also = self._related(article, position).difference(candidates)
+        if also:
+            candidates, texts = sorted([*candidates, *also]), None
         if not candidates:
             return changes
-        near = self._nearest(candidates, position)
+        near = self._nearest(candidates, position, self._cosines(candidates, position, texts))
         if near:
             changes += self._regroup(self._pool(near, position), article)
         return changes
 
-    def _with_related(self, article: StoryInput, position: int, found: list[int]) -> list[int]:
-        related = article.related | self._named_by.get(article.article_id, set())
+    def _related(self, article: StoryInput, position: int) -> set[int]:
+        """Return the positions of the articles that this one names, or that name it."""
+        related = article.related
+        if self._named_by:
+            related = related | self._named_by.get(article.article_id, set())
         also = {self._positions[other] for other in related if other in self._positions}
         also.discard(position)
-        return sorted(also.union(found)) if also else found
+        return also
 
-    def _nearest(self, candidates: list[int], position: int) -> list["_Near"]:
+    def _cosines(self, candidates: list[int], position: int, texts: Texts | None) -> Floats:
+        """Return the similarity of the texts; one without terms resembles none."""
+        if texts is not None:
+            return self._overlap.cosines(texts, self.rarity)
+        cosines = np.zeros(len(candidates))
+        own, *has_terms = self._terms.has_terms([position, *candidates])
+        with_terms = [at for at, has in enumerate(has_terms) if has]
+        if own and with_terms:
+            texts = self._terms.texts([position, *(candidates[at] for at in with_terms)])
+            cosines[with_terms] = self._overlap.cosines(texts, self.rarity)
+        return cosines
+
+    def _nearest(self, candidates: list[int], position: int, cosines: Floats) -> list["_Near"]:
         """Return the stories (or single articles) that the article may belong to, nearest first."""
         config = self._config
-        similarities = self._cosines(candidates, position)
-        similarities += self._evidence(candidates, [position])[:, 0]
+        similarities = cosines + self._evidence(candidates, [position])[:, 0]
         best: dict[UUID | int, float] = {}
         likely = np.flatnonzero(similarities > config.threshold).tolist()
         for at, similarity in zip(likely, similarities[likely].tolist(), strict=True):
@@ -253,17 +280,6 @@ class StoryIndex:
             if similarity >= config.threshold + config.few_pairs / math.sqrt(len(members)):
                 near.append(_Near(-similarity, -members[-1], members))
         return sorted(near)
-
-    def _cosines(self, candidates: list[int], position: int) -> Floats:
-        """Return the similarity of texts; an article without terms resembles none."""
-        own = self._at(position).features
-        texts = [self._at(at).features for at in candidates]
-        cosines = np.zeros(len(texts))
-        with_terms = [at for at, text in enumerate(texts) if len(text.terms)]
-        if len(own.terms) and with_terms:
-            with_terms_texts = [texts[at] for at in with_terms]
-            cosines[with_terms] = self._overlap.cosines(own, with_terms_texts, self.rarity)
-        return cosines
 
     def _pool(self, near: list["_Near"], position: int) -> list[int]:
         """Return the positions of the nearest stories' articles and this one, oldest first."""
@@ -300,7 +316,8 @@ class StoryIndex:
     def _regroup(self, pool: list[int], article: StoryInput) -> list[StoryChange]:
         """Group the pool anew and turn the difference into changes."""
         config = self._config
-        table = cosine_table([self._at(at).features for at in pool], self.rarity)
+        texts = self._terms.texts(pool)
+        table = weighted_table(texts.terms, texts.weights, texts.sizes, self.rarity)
         similarities = products(table) + self._evidence(pool, pool)
         np.fill_diagonal(similarities, 0.0)
         adjusted = adjusted_for_density(similarities, config)
@@ -434,6 +451,7 @@ class StoryIndex:
         if not self._window.has_room(len(articles)):
             self._make_room(len(articles))
         first = self._window.take(len(articles))
+        self._terms.add(first, [article.features for article in articles])
         last: dict[UUID, int] = {}
         for position, article in enumerate(articles, first):
             before = last.get(article.article_id, self._positions.get(article.article_id))
@@ -471,8 +489,7 @@ class StoryIndex:
     def _hold(self, position: int, article: StoryInput) -> None:
         self._positions.pop(article.article_id, None)
         self._positions[article.article_id] = position
-        self._articles[position] = article
-        self._terms += len(article.features.terms)
+        self._articles[position] = replace(article, features=NO_FEATURES)
         self._frequency[self._buckets(article.features.terms)] += 1
         for other in article.related:
             self._named_by.setdefault(other, set()).add(article.article_id)
@@ -483,9 +500,8 @@ class StoryIndex:
         story = self._story_at[position]
         self._take_out(position)
         self._articles[position] = None
-        self._terms -= len(article.features.terms)
         del self._positions[article.article_id]
-        self._frequency[self._buckets(article.features.terms)] -= 1
+        self._frequency[self._buckets(self._terms.at(position).terms)] -= 1
         for other in article.related:
             namers = self._named_by[other]
             namers.discard(article.article_id)
@@ -526,6 +542,7 @@ class StoryIndex:
         low, high = self._window.low, self._window.high
         shift, capacity = self._window.make_room(count)
         self._postings.renumber(shift, high, capacity)
+        self._terms.renumber(shift, high, capacity)
         self._seen_us = moved(self._seen_us, low, high, capacity)
         self._published_days = moved(self._published_days, low, high, capacity)
         spare = [None] * (capacity - (high - low))

@@ -10,7 +10,7 @@ without spaces give pairs of characters.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final, Self
@@ -82,6 +82,10 @@ class Features:
         """Return the stored form; `from_bytes` gives equal features back."""
         return bytes([FEATURES_VERSION]) + self.terms.tobytes() + self.weights.tobytes()
 
+    def copy(self) -> Self:
+        """Return the same with arrays of its own."""
+        return replace(self, terms=self.terms.copy(), weights=self.weights.copy())
+
     @classmethod
     def from_bytes(cls, stored: bytes) -> Self:
         """Read what `to_bytes` wrote. Raises ValueError for another version or a torn value."""
@@ -96,6 +100,9 @@ class Features:
 
     def __hash__(self) -> int:
         return hash(self.to_bytes())
+
+
+NO_FEATURES: Final = Features(np.zeros(0, np.uint32), np.zeros(0, np.uint8))
 
 
 def features(title: str, excerpt: str | None = None, body: str | None = None) -> Features:
