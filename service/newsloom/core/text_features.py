@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from operator import itemgetter
 from typing import Final, Self
 
 import numpy as np
@@ -118,7 +119,7 @@ def features(title: str, excerpt: str | None = None, body: str | None = None) ->
     for words, weight in _weighted_sentences(text):
         _count(words, weight, counts)
     # Stable: of equal weights those named first.
-    ranked = sorted(counts.items(), key=lambda item: -item[1])[:MAX_TERMS]
+    ranked = sorted(counts.items(), key=itemgetter(1), reverse=True)[:MAX_TERMS]
     weights = np.sqrt(np.array([weight for _, weight in ranked], np.float64)) * _WEIGHT_SCALE
     return Features(
         np.array([term for term, _ in ranked], np.uint32),
@@ -159,41 +160,49 @@ def _words(sentence: str) -> list[str]:
 
 def _count(words: list[str], weight: float, counts: dict[int, float]) -> None:
     """Add a sentence's terms: words and numbers, and names where capitals mean something."""
-    capitals = [word[0].isupper() for word in words]
-    named = len(words) < _SENTENCE_WORDS or sum(capitals) <= _NAMES_SAY_NOTHING * len(words)
+    terms = list(map(_term, words))
+    named = len(words) < _SENTENCE_WORDS or (
+        sum([capital for _, _, _, capital in terms]) <= _NAMES_SAY_NOTHING * len(words)
+    )
+    name_weight = weight * _NAME_WEIGHT
+    get = counts.get
     run: list[str] = []
-    for word, capital in zip(words, capitals, strict=True):
-        term, name, factor = _term(word)
+    for word, (term, name, factor, _) in zip(words, terms, strict=True):
         if term:
-            counts[term] = counts.get(term, 0.0) + weight * factor
-        if not named:
-            continue
-        if capital and name:
-            counts[name] = counts.get(name, 0.0) + weight * _NAME_WEIGHT
+            counts[term] = get(term, 0.0) + weight * factor
+        if name and named:
+            counts[name] = get(name, 0.0) + name_weight
             run.append(word)
-        else:
-            _count_run(run, weight, counts)
+        elif run:
+            _count_run(run, name_weight, counts)
             run = []
-    _count_run(run, weight, counts)
+    if run:
+        _count_run(run, name_weight, counts)
 
 
 def _count_run(run: list[str], weight: float, counts: dict[int, float]) -> None:
     if len(run) > 1:
         term = _hash(" ".join(run).lower())
-        counts[term] = counts.get(term, 0.0) + weight * _NAME_WEIGHT
+        counts[term] = counts.get(term, 0.0) + weight
 
 
 @lru_cache(maxsize=1 << 16)
-def _term(word: str) -> tuple[int, int, float]:
-    """Return the hashes of a word as a term and as a name (0: none) and the term's factor."""
-    word = word.casefold().replace("\u2019", "'")
-    word = word.removesuffix("'s").replace("'", "")
+def _term(word: str) -> tuple[int, int, float, bool]:
+    """Return the hash of a word as a term (0: none), that of a capitalised one as a name (0: none).
+
+    And the term's factor, and whether there was a capital.
+    """
+    capital = word[0].isupper()
+    word = word.casefold()
+    if "'" in word or "\u2019" in word:
+        word = word.replace("\u2019", "'").removesuffix("'s").replace("'", "")
     if not word or word in _STOP_WORDS:
-        return 0, 0, 0.0
+        return 0, 0, 0.0, capital
     if word[0].isdigit():
-        return _hash(word), 0, _NAME_WEIGHT
+        return _hash(word), 0, _NAME_WEIGHT, capital
     stem = _stem(word) if word.isascii() else word
-    return _hash(stem) if len(stem) > 1 else 0, _hash("^" + word), 1.0
+    term = _hash(stem) if len(stem) > 1 else 0
+    return term, _hash("^" + word) if capital else 0, 1.0, capital
 
 
 def _hash(term: str) -> int:
@@ -209,11 +218,12 @@ def _stem(word: str) -> str:
     """Take off the commonest English endings; crude, but the same for every form."""
     if len(word) > _SHORTEST_STEM + 1 and word.endswith("ies"):
         return word[:-3] + "y"
-    for suffix in _SUFFIXES:
-        if len(word) > len(suffix) + _SHORTEST_STEM and word.endswith(suffix):
-            if not word.endswith("ss"):
-                word = word[: -len(suffix)]
-            break
+    if word.endswith(_SUFFIXES):
+        for suffix in _SUFFIXES:
+            if len(word) > len(suffix) + _SHORTEST_STEM and word.endswith(suffix):
+                if not word.endswith("ss"):
+                    word = word[: -len(suffix)]
+                break
     if len(word) > _SHORTEST_STEM + 1 and word[-1] == word[-2] and word[-1] not in "aeiouls":
         word = word[:-1]
     return word[:-1] if len(word) > _SHORTEST_STEM + 1 and word[-1] == "e" else word
