@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from newsloom.core.arrays import distinct
 from newsloom.core.signatures import U32, Signature
 
 COPY_VERSION: Final = 1
@@ -111,7 +112,7 @@ def explain_copy(
     """
     left, right = _Side.of(a, common), _Side.of(b, common)
     in_right, in_left = _member(left.kept, right.unique), _member(right.kept, left.unique)
-    shared = len(np.unique(left.kept[in_right]))
+    shared = len(distinct(left.kept[in_right]))
     smaller = min(len(left.unique), len(right.unique))
     union = len(left.unique) + len(right.unique) - shared
     agreeing, against = _compare_numbers(a.numbers, b.numbers)
@@ -142,7 +143,7 @@ class _Side:
             own = ~_member(kept, common)
             title = int(np.count_nonzero(own[:title]))
             kept = kept[own]
-        return cls(kept, np.unique(kept), title)
+        return cls(kept, distinct(kept), title)
 
 
 def _reason(
@@ -151,14 +152,14 @@ def _reason(
     hits: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     config: CopyConfig,
 ) -> CopyReason:
-    texts = [len(np.unique(side.kept[side.title :])) for side in sides]
+    texts = [len(distinct(side.kept[side.title :])) for side in sides]
     wholes = [len(side.unique) for side in sides]
     if min(wholes) < config.min_shingles or min(texts) < config.min_text_shingles:
         return CopyReason.TOO_SHORT
     if verdict.jaccard < config.jaccard and verdict.containment < config.containment:
         return CopyReason.DIFFERENT
     in_texts = [
-        len(np.unique(side.kept[side.title :][hit[side.title :]]))
+        len(distinct(side.kept[side.title :][hit[side.title :]]))
         for side, hit in zip(sides, hits, strict=True)
     ]
     if min(in_texts) < config.text_share * min(texts):

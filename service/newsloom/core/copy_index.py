@@ -22,6 +22,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from newsloom.core.arrays import distinct
 from newsloom.core.copies import (
     DEFAULT_COPY_CONFIG,
     CopyConfig,
@@ -29,7 +30,7 @@ from newsloom.core.copies import (
     is_too_short,
 )
 from newsloom.core.copy_groups import CopyChange, CopyEdge, CopyGroups, RootKey
-from newsloom.core.postings import FOREVER, Hashes, Postings, Window, moved
+from newsloom.core.postings import FOREVER, Hashes, Postings, Window, moved, summed
 from newsloom.core.signatures import BANDS, U32, Signature
 
 _SINGLES: Final = 48
@@ -196,13 +197,11 @@ class CopyIndex:
             return chosen
         matches = np.bincount(which)
         weights = _ONE_HIT // matches[which]
-        pairs = (hashes.owner[which] - first) << _PAIR_BITS | positions
-        order = np.argsort(pairs)
-        pairs, starts = np.unique(pairs[order], return_index=True)
-        scores = np.add.reduceat(weights[order], starts)
+        pairs = (hashes.owner[which] - first) << _POSITION_BITS | positions
+        pairs, scores = summed(pairs, weights)
         enough = scores >= _ONE_HIT
         pairs, scores = pairs[enough], scores[enough]
-        owners, positions = pairs >> _PAIR_BITS, pairs & ((1 << _PAIR_BITS) - 1)
+        owners, positions = pairs >> _POSITION_BITS, pairs & ((1 << _POSITION_BITS) - 1)
         # Best first; of equals the newest.
         for at in np.lexsort((-positions, -scores)).tolist():
             own = chosen[owners[at]]
@@ -251,7 +250,7 @@ class CopyIndex:
     def _common(self, signature: Signature) -> U32:
         """Return the article's shingles that are boilerplate, sorted."""
         counts = self._counts[self._buckets(signature)]
-        return np.unique(signature.shingles[counts >= self._config.common_after])
+        return distinct(signature.shingles[counts >= self._config.common_after])
 
     def _buckets(self, signature: Signature) -> U32:
         # Shingle hashes are uniform: their lower bits are a bucket.
@@ -295,7 +294,8 @@ class _Held:
     counted: bool
 
 
-_PAIR_BITS: Final = 32
+_POSITION_BITS: Final = 25
+"""A posting is 32 bits: 128 places of fewer than 2**25 positions."""
 _BATCH: Final = 512
 
 
@@ -317,13 +317,13 @@ def _hashes(signatures: Sequence[Signature], first: int, config: CopyConfig) -> 
     shingles = np.concatenate([signature.shingles for signature in signatures])
     keys = owners.astype(np.uint64) << _OWNER_SHIFT | shingles
     after_title = np.arange(len(keys)) - (starts + titles)[owners]
-    distinct = np.unique(keys)
-    whose = (distinct >> _OWNER_SHIFT).astype(np.int64)
+    once = distinct(keys)
+    whose = (once >> _OWNER_SHIFT).astype(np.int64)
     counts = np.bincount(whose, minlength=len(sizes))
     # Smallest hashes: the same choice in every text, whatever its length.
-    rank = np.arange(len(distinct)) - (np.cumsum(counts) - counts)[whose]
+    rank = np.arange(len(once)) - (np.cumsum(counts) - counts)[whose]
     opening = keys[(after_title >= 0) & (after_title < _OPENING)]
-    singles = np.unique(np.concatenate((distinct[rank < _SINGLES], opening)))
+    singles = distinct(np.concatenate((once[rank < _SINGLES], opening)))
     usable = np.array([not is_too_short(signature, config) for signature in signatures])
     whose = (singles >> _OWNER_SHIFT).astype(np.int64)
     keep = usable[whose]

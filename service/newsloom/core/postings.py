@@ -2,10 +2,11 @@
 
 Each article occupies one position, a number that only grows, and has up to `width` postings. All
 postings whose hash falls into one bucket form a chain, newest first; a 16-bit tag tells apart the
-hashes that share a bucket. A whole batch is added and looked up with a few vector operations, and
-no more than `cap` postings are read for a hash, so one article costs the same whatever the window
-holds. Each article sees what was alive just before its own position, so the answers do not depend
-on how a stream is cut into batches. Memory: 6 bytes a posting place, 4 bytes a bucket.
+hashes that share a bucket. A whole batch is added and looked up with a few vector operations. For a
+hash no more than `cap` postings are read, nor more than 128 of its chain, so one article costs the
+same whatever the window holds. Each article sees what was alive just before its own position, so
+the answers do not depend on how a stream is cut into batches. Memory: 6 bytes a posting place, 4
+bytes a bucket.
 
 Positions are renumbered from time to time (`Window.make_room`), which changes no answer.
 """
@@ -21,6 +22,8 @@ Ints = NDArray[np.int64]
 
 _TAG_SHIFT: Final = np.uint64(48)
 _ENTRY_BITS: Final = np.uint64(32)
+_DEEPEST: Final = 128
+"""Postings of a chain that are looked at for one hash, whatever their hash is."""
 _WEIGHT_BITS: Final = 16
 _WEIGHTS: Final = (1 << _WEIGHT_BITS) - 1
 FOREVER: Final = np.iinfo(np.int64).max
@@ -140,20 +143,20 @@ class Postings:
         which = np.flatnonzero(entries >= oldest)
         entries = entries[which]
         left = np.full(len(tags), cap, np.int32)
+        depth = np.full(len(tags), _DEEPEST, np.int32)
         previous, all_tags = self._previous.reshape(-1), self._tags.reshape(-1)
         found = [(_NONE, _NONE)]
         while len(entries):
-            same = np.flatnonzero(all_tags[entries] == tags[which])
-            if len(same):
-                hits, positions = which[same], entries[same] // self._width
-                seen = window.ends[positions] > owners[hits]
-                hits = hits[seen]
-                found.append((positions[seen], hits))
-                left[hits] -= 1
+            positions = entries // self._width
+            # Counted are only those that an index restored from storage would meet as well.
+            alive = window.ends[positions] > owners[which]
+            depth[which] -= alive
+            same = np.flatnonzero(alive & (all_tags[entries] == tags[which]))
+            hits = which[same]
+            found.append((positions[same], hits))
+            left[hits] -= 1
             entries = previous[entries].astype(np.int64) - 1
-            keep = entries >= oldest
-            if len(same):
-                keep &= left[which] > 0
+            keep = (entries >= oldest) & (left[which] > 0) & (depth[which] > 0)
             entries, which = entries[keep], which[keep]
         return np.concatenate([at for at, _ in found]), np.concatenate([hit for _, hit in found])
 

@@ -90,7 +90,7 @@ class TermStore:
             positions = np.concatenate(part)
             sizes = self._sizes[positions].astype(np.int64)
             ends = sizes.cumsum()
-            places = np.repeat(self._starts[positions] - (ends - sizes), sizes)
+            places: Ints = np.repeat(self._starts[positions] - (ends - sizes), sizes)
             places += np.arange(len(places))
             terms, weights = self._terms.take(places), self._weights.take(places)
             last = np.cumsum([len(group) for group in part])
