@@ -247,3 +247,26 @@ async def test_relinking_refuses_to_run_beside_a_linker(database: str) -> None:
     async with open_link_store(settings_of(database)) as store, store.lead():
         with pytest.raises(LinkerRunning):
             await relinked(database, dry_run=False, jaccard=0.3)
+
+
+async def test_what_is_read_while_results_are_written_is_not_looked_at_twice(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = observations(5, 12)
+    revised = [
+        replace(item, offset=item.offset + 12, observed_at=item.observed_at + timedelta(hours=1))
+        for item in observations(6, 12)
+    ]
+    await store_all(database, items + revised)
+    monkeypatch.setattr(linker_module, "READ_ROWS", 1)
+    write = PostgresLinkStore.write
+
+    async def writes_slowly(*arguments: object) -> None:
+        await asyncio.sleep(0.05)
+        await write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PostgresLinkStore, "write", writes_slowly)
+    async with running_linker(database) as linker:
+        await caught_up(linker)
+        # Each article has two rows in the log and was read as it is now at the first of them.
+        assert linker.linked == len(items)

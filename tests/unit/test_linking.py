@@ -14,7 +14,9 @@ from newsloom.core.linking import (
     LinkableArticle,
     LinkChange,
     LinkIndex,
+    LinkResults,
     LinkState,
+    LinkWindow,
     Membership,
     root_key,
 )
@@ -133,6 +135,24 @@ def test_how_many_rows_are_read_at_a_time_changes_nothing(seed: int) -> None:
     singly = linked(changes, range(1, len(changes)), restart=False)
     assert whole.answers()[0], "the stream has no copies: it proves nothing"
     assert whole.answers() == singly.answers()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_are_read_before_the_last_results_are_stored_lead_to_the_same(seed: int) -> None:
+    changes = stream(seed, 160)
+    shelf, index, before = Shelf(), LinkIndex(WINDOW), LinkResults(LinkWindow())
+    for low in range(0, len(changes), 3):
+        piece = [
+            replace(change, linked_version=_linked(shelf, change.article_id))
+            for change in changes[low : low + 3]
+        ]
+        shelf.write(before)
+        stored = set(shelf.states)
+        before = index.apply(before.before(piece))
+        assert before.fresh.isdisjoint(stored - set(before.removed))
+        assert before.states.keys() - before.fresh <= stored
+    shelf.write(before)
+    assert shelf.answers() == linked(changes, [], restart=False).answers()
 
 
 @pytest.mark.parametrize("seed", range(4))
