@@ -3,8 +3,8 @@
 One switch, `NEWSLOOM_TEST_FAILPOINT=<step>:<n>:<action>`: at the n-th visit of the step, do it.
 
 - step: one that an adapter names ("before_claim", "before_cas", "after_cas", "before_commit",
-  "after_commit", "linked"), or "decode@<partition>/<offset>": the decoding of a batch that holds
-  this delivery, as of a record that its parser does not survive.
+  "after_commit", "linked", "letters_sent", "changes_sent"), or "decode@<partition>/<offset>": the
+  decoding of a batch that holds this delivery, as of a record that its parser does not survive.
 - action: "kill9", "stop" (SIGSTOP), "raise", "block=<seconds>" (the whole event loop stands still),
   "delay=<seconds>" (this task alone; from the n-th visit on, each time).
 

@@ -132,18 +132,27 @@ async def relay_in_trouble(rig: Rig, rounds: int = 5) -> None:
     rig.figures["progress without the topic"] = await rig.line.position() - before
     assert rig.figures["progress without the topic"] > 0
     await create_topic(rig.line.bootstrap, letters)
-    for _ in range(rounds):
+    for number in range(rounds):
         await rig.progress(100)
         await asyncio.sleep(rig.rng.uniform(0.5, 2))
         if relay.returncode is None:
             relay.kill()
         await finish(relay, 10)
-        relay = await rig.line.start("relay", extra=topics)
-    relay.kill()
+        # In turn from outside, and by itself between sending and writing down that it has sent.
+        deadly = {"NEWSLOOM_TEST_FAILPOINT": "letters_sent:1:kill9"} if number % 2 else {}
+        relay = await rig.line.start("relay", extra=topics | deadly)
+    if relay.returncode is None:
+        relay.kill()
     await finish(relay, 10)
     await rig.drained()
     done = await rig.line.run("relay", "--exit-when-idle", "1", extra=topics)
     assert done.code == 0, done.told()
+    await _judge_letters(rig, letters)
+    assert rig.figures["repeated"] > 0, "it never died between sending and marking"
+
+
+async def _judge_letters(rig: Rig, letters: str) -> None:
+    """Compare the dead letters' Kafka topic with the table: all are there, repeats are equal."""
     told = await read_letters(rig.line.bootstrap, letters)
     rows = await rig.line.fetch("SELECT * FROM api.dead_letters")
     keys = {

@@ -116,7 +116,8 @@ async def run_roles(
                 linking = _link(process, checkpoint, running, beat)
                 work.append(tasks.create_task(linking, name="link"))
             if Role.RELAY in roles:
-                relaying = _relay(process, running, is_alone=set(roles) == {Role.RELAY})
+                is_alone = set(roles) == {Role.RELAY}
+                relaying = _relay(process, checkpoint, running, is_alone=is_alone)
                 work.append(tasks.create_task(relaying, name="relay"))
             await asyncio.wait(work)
             for helper in helpers:
@@ -191,13 +192,16 @@ async def _link(
         await linker.run(process.stop)
 
 
-async def _relay(process: Process, running: _Running, *, is_alone: bool) -> None:
+async def _relay(
+    process: Process, checkpoint: Checkpoint | None, running: _Running, *, is_alone: bool
+) -> None:
     """Relay; beside other roles its troubles are its own and do not touch the process's health."""
     settings = process.settings
     health = process.health if is_alone else Health((), False, 0.0)  # noqa: FBT003 - see Health
     sink = lambda: _open_relay_sink(settings)  # noqa: E731 - used twice, below
+    opening = lambda: _open_current_relay_store(process, checkpoint)  # noqa: E731 - as above
     async with (
-        patiently(process, "postgres", lambda: _open_current_relay_store(process)) as store,
+        patiently(process, "postgres", opening) as store,
         patiently(process, "kafka", sink) as changes,
         # One each: waiting for one Kafka topic must not hold up the other.
         patiently(process, "kafka", sink) as dead_letters,
@@ -241,8 +245,10 @@ def _open_relay_sink(settings: Settings) -> AbstractAsyncContextManager[KafkaSin
 
 
 @asynccontextmanager
-async def _open_current_relay_store(process: Process) -> AsyncIterator[PostgresRelayStore]:
-    async with open_relay_store(process.settings.postgres) as store:
+async def _open_current_relay_store(
+    process: Process, checkpoint: Checkpoint | None
+) -> AsyncIterator[PostgresRelayStore]:
+    async with open_relay_store(process.settings.postgres, checkpoint) as store:
         await _require_current_schema(process.settings)
         yield store
 

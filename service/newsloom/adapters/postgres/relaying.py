@@ -27,6 +27,7 @@ from newsloom.adapters.postgres.relaying_sql import (
     UNRELAYED,
     WAITING,
 )
+from newsloom.adapters.postgres.store import Checkpoint
 from newsloom.core.changes import SNAPSHOT, Changed, Entity, Note
 from newsloom.core.dead_letters import Headers, LetterId, StoredLetter
 from newsloom.core.linking import ChangePosition
@@ -46,8 +47,9 @@ _READ_BYTES: Final = 8 << 20
 class PostgresRelayStore:
     """See `newsloom.ports.RelayStore`."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, checkpoint: Checkpoint | None = None) -> None:
         self._connections = connections
+        self._checkpoint = checkpoint
 
     @asynccontextmanager
     async def lead(self, feed: RelayFeed) -> AsyncIterator[None]:
@@ -85,6 +87,8 @@ class PostgresRelayStore:
 
     async def advance(self, lease: RelayLease, to: ChangePosition) -> None:
         """Move the cursor, if it is still where the read began, and ours."""
+        if self._checkpoint is not None:
+            await self._checkpoint("changes_sent")
         async with self._connections.use() as connection:
             if await connection.execute(ADVANCE, lease.epoch, *lease.position, *to) != "UPDATE 1":
                 raise Fenced
@@ -114,6 +118,8 @@ class PostgresRelayStore:
 
     async def mark_sent(self, letters: Sequence[StoredLetter]) -> None:
         """Note that Kafka has them."""
+        if self._checkpoint is not None:
+            await self._checkpoint("letters_sent")
         async with self._connections.use() as connection:
             await connection.execute(MARK_RELAYED, *letter_columns(letters))
 
@@ -203,10 +209,12 @@ def _headers(text: str | None) -> Headers:
 
 
 @asynccontextmanager
-async def open_relay_store(settings: PostgresSettings) -> AsyncIterator[PostgresRelayStore]:
+async def open_relay_store(
+    settings: PostgresSettings, checkpoint: Checkpoint | None = None
+) -> AsyncIterator[PostgresRelayStore]:
     """Open a relay store whose connections end with the block."""
     connections = Connections(settings, "newsloom relay")
     try:
-        yield PostgresRelayStore(connections)
+        yield PostgresRelayStore(connections, checkpoint)
     finally:
         connections.terminate()
