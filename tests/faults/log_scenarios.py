@@ -12,7 +12,7 @@ from aiokafka.record.util import calc_crc32c
 from tests.faults.process_scenarios import read_all
 from tests.faults.rig import Rig
 from tests.faults.scenarios import RATE
-from tests.support.blackbox import finish
+from tests.support.blackbox import finish, kill
 from tests.support.checker import Raw, read_topic, world_problems
 from tests.support.kafka import create_topic, delete_topic
 from tests.support.mirror import read_topic as read_letters
@@ -136,12 +136,12 @@ async def relay_in_trouble(rig: Rig, rounds: int = 3) -> None:
     for _ in range(rounds):
         await rig.progress(100)
         await asyncio.sleep(rig.rng.uniform(0.5, 2))
-        relay.kill()
+        kill(relay)
         await finish(relay, 10)
         # And one that dies by itself, between sending and writing down that it has sent.
         await finish(await rig.line.start("relay", extra=topics | deadly), 60)
         relay = await rig.line.start("relay", extra=topics)
-    relay.kill()
+    kill(relay)
     await finish(relay, 10)
     await rig.drained()
     done = await rig.line.run("relay", "--exit-when-idle", "1", extra=topics)
