@@ -5,6 +5,8 @@
 import logging
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -27,9 +29,14 @@ _SHOWN = 800
 """Characters of what went wrong: an assertion may bring a whole log."""
 
 
+def _asked_to_end(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 @contextmanager
 def open_bench() -> Iterator[tuple[Bench, Path]]:
-    """Start services in a temporary folder, for the length of the block."""
+    """Start services in a temporary folder, for the length of the block; SIGTERM ends it too."""
+    signal.signal(signal.SIGTERM, _asked_to_end)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that dies is talked about
     folder = Path(tempfile.mkdtemp(prefix="newsloom-chaos-"))
     folder.chmod(0o711)
