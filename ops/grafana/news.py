@@ -206,21 +206,25 @@ _PROVIDERS = [
     ),
     table(
         "Silent providers",
-        """Providers with five articles or more of whom nothing was observed for a day, longest
-        first. Orange: for a week.""",
+        """Providers of whom nothing new was observed for longer than is usual for them, or for a
+        day. Unusual: three times the gap below which 95 of 100 of theirs are; an alert names the
+        number. After a week a provider counts as gone.""",
         sql(
             """
-            SELECT coalesce(name, provider_domain) AS "Provider", article_count AS "Articles",
-                   last_seen_at AS "Last seen",
-                   extract(epoch FROM now() - last_seen_at)::float8 AS "Silent for"
-              FROM api.providers
-             WHERE article_count >= 5 AND last_seen_at < now() - interval '1 day'
-             ORDER BY last_seen_at
+            SELECT coalesce(p.name, s.provider_domain) AS "Provider",
+                   p.article_count AS "Articles", s.last_seen_at AS "Last seen",
+                   extract(epoch FROM s.silent_for)::float8 AS "Silent for",
+                   extract(epoch FROM s.usual_gap)::float8 AS "Usual gap",
+                   s.is_silent::int AS "Unusual"
+              FROM api.provider_silence AS s
+              LEFT JOIN api.providers AS p USING (provider_domain)
+             WHERE s.is_silent OR s.silent_for > interval '1 day'
+             ORDER BY s.is_silent DESC, s.last_seen_at
              LIMIT 50
             """
         ),
-        units={"Silent for": "s"},
-        colored={"Silent for": steps((None, GREEN), (7 * 86_400, ORANGE))},
+        units={"Silent for": "s", "Usual gap": "s"},
+        colored={"Unusual": steps((None, GREEN), (1, ORANGE))},
         size=(10, 10),
     ),
 ]

@@ -270,6 +270,24 @@ _RELAY: list[Panel] = [
     ),
 ]
 
+_CHANGE_LOG: list[Panel] = [
+    series(
+        "Change log: horizon held for",
+        """How long the oldest open write transaction has held the change log back. A second or two
+        are normal. Longer: link and relay stand still until that session ends, see the runbook.""",
+        _gauge("max by (instance) (newsloom_change_horizon_age_seconds$SELECT)", "{{instance}}"),
+        unit="s",
+        thresholds=steps((None, GREEN), (120, ORANGE)),
+    ),
+    series(
+        "Providers that are silent",
+        """Providers that have been silent for longer than is usual for them. The News dashboard
+        names them.""",
+        _gauge("max(newsloom_silent_providers$SELECT)", "silent"),
+        unit="none",
+    ),
+]
+
 _PROCESS: list[Panel] = [
     series(
         "Event loop lag, p99",
@@ -332,6 +350,8 @@ DASHBOARD = dashboard(
         *_LINK,
         row("Relay"),
         *_RELAY,
+        row("Change log"),
+        *_CHANGE_LOG,
         row("Process"),
         *_PROCESS,
     ],

@@ -105,7 +105,7 @@ class Linker:
         await self._settle(index, writing)
         if results is None:
             self.empty_read_at = asyncio.get_running_loop().time()
-            self._metrics.set_link(lag_seconds=0.0, window=len(index), size=index.nbytes)
+            self._show(index, read.recorded_at)
             await wait_or_stop(IDLE_SECONDS, stop)
             return lease, None
         done = asyncio.create_task(self._store.write(lease, read.position, results))
@@ -119,7 +119,11 @@ class Linker:
         await writing.done
         self.linked += writing.results.observed
         self._metrics.observe_linked(writing.results)
-        lag = time.time() - writing.recorded_at if writing.recorded_at is not None else 0.0
+        self._show(index, writing.recorded_at)
+
+    def _show(self, index: LinkIndex, oldest_at: float | None) -> None:
+        """Tell how late the linker is, from when the oldest row that waits was written."""
+        lag = time.time() - oldest_at if oldest_at is not None else 0.0
         self._metrics.set_link(lag_seconds=lag, window=len(index), size=index.nbytes)
 
     def _waits(self) -> Iterator[float]:

@@ -115,6 +115,7 @@ class Metrics:
         self._define_publish()
         self._define_link()
         self._define_relay()
+        self._define_tailing()
         self._define_process(version)
 
     # What a flow calls --------------------------------------------------------------------------
@@ -411,6 +412,18 @@ class Metrics:
             "newsloom_relay_oldest_dead_letter_seconds",
             "Age of the oldest dead letter that is not in its Kafka topic yet, 0 when none waits. "
             "Growing: see newsloom topics show; nothing is lost, they stay in Postgres.",
+        )
+
+    def _define_tailing(self) -> None:
+        self.horizon_age = self._gauge(
+            "newsloom_change_horizon_age_seconds",
+            "How long the oldest open write transaction of the Postgres server has held the change "
+            "log back, as long as it was watched. Growing: end that session, see the runbook.",
+        )
+        self.silent_providers = self._gauge(
+            "newsloom_silent_providers",
+            "Providers that have been silent for longer than is usual for them, now and within a "
+            "week. Their names are in api.provider_silence and on the News dashboard.",
         )
 
     def _define_process(self, version: str) -> None:

@@ -232,7 +232,8 @@ class LinkLease:
 class LinkRead:
     """Rows of the change log, decoded; `position` is that of the last row read, also if skipped.
 
-    `recorded_at` (seconds since 1970) is when the oldest of them was written; None without rows.
+    `recorded_at` (seconds since 1970) is when the oldest of them was written, or without rows the
+    oldest that a running transaction still hides; None when nothing waits.
     """
 
     position: ChangePosition

@@ -19,6 +19,7 @@ from newsloom.adapters.postgres import PostgresStore, open_store
 from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
 from newsloom.adapters.postgres.maintenance import change_log_is_foreign
 from newsloom.adapters.postgres.relaying import PostgresRelayStore, open_relay_store
+from newsloom.adapters.postgres.tailing import open_horizon_store
 from newsloom.app.process import Process, open_process, owner_id, patiently, stop_on_signals
 from newsloom.backfill import BackfillGate
 from newsloom.backoff import wait_or_stop
@@ -36,6 +37,7 @@ from newsloom.ports import LinkerRunning
 from newsloom.relay import Relay
 from newsloom.relinking import RelinkReport, relink
 from newsloom.settings import Settings, SettingsError
+from newsloom.tailing import watch_tailing
 
 _RELINK_SECONDS = 6 * 3600.0
 _RELINK_LIMITS = (
@@ -108,6 +110,8 @@ async def run_roles(
             if exit_when_idle_seconds is not None or on_idle is not None:
                 watching = _when_idle(process, running, roles, exit_when_idle_seconds, on_idle)
                 helpers.append(tasks.create_task(watching, name="idle"))
+            if set(roles) & {Role.LINK, Role.RELAY}:
+                helpers.append(tasks.create_task(_watch_tailing(process), name="tailing"))
             work = []
             if ingests:
                 work.append(tasks.create_task(_ingest(process, failpoint, running), name="ingest"))
@@ -170,6 +174,11 @@ async def _report_pool(store: PostgresStore, process: Process) -> None:
     while not await wait_or_stop(1.0, process.stop):
         pool = store.pool_state()
         process.metrics.set_pool(in_use=pool.in_use, idle=pool.idle, limit=pool.limit)
+
+
+async def _watch_tailing(process: Process) -> None:
+    async with open_horizon_store(process.settings.postgres) as store:
+        await watch_tailing(store, process.metrics, process.stop)
 
 
 async def _link(

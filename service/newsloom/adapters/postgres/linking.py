@@ -38,6 +38,7 @@ from newsloom.adapters.postgres.linking_sql import (
     TAKE_OVER,
     UPDATE_PAIRS,
     UPSERT_STATE,
+    WAITING,
 )
 from newsloom.adapters.postgres.store import Checkpoint
 from newsloom.core.copy_groups import CopyEdge
@@ -122,8 +123,9 @@ class PostgresLinkStore:
         """Read the next rows with the present text of their articles."""
         async with self._connections.use() as connection:
             rows = await connection.fetch(READ, after.xid, after.change_id, limit)
-        if not rows:
-            return LinkRead(after, (), 0, None)
+            if not rows:
+                waiting = await connection.fetchval(WAITING, after.xid, after.change_id)
+                return LinkRead(after, (), 0, waiting.timestamp() if waiting else None)
         last = rows[-1]
         return LinkRead(
             ChangePosition(last["xid"], last["change_id"]),

@@ -55,6 +55,13 @@ LEFT JOIN newsloom.article_contents AS t ON t.article_id = a.article_id
 LEFT JOIN newsloom.link_states AS s ON c.matters AND s.article_id = c.article_id
 ORDER BY c.xid, c.change_id"""
 
+# Rows behind the position that a running transaction hides; none: all is read.
+WAITING: Final = """
+SELECT recorded_at FROM newsloom.changes
+WHERE (xid, change_id) > (($1::bigint)::text::xid8, $2)
+ORDER BY xid, change_id
+LIMIT 1"""
+
 STATE_COLUMNS: Final = (
     "article_id",
     "sequence",
