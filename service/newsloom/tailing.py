@@ -1,5 +1,4 @@
-"""What holds the change log's readers back, and who has fallen silent: asked of Postgres, shown
-as metrics.
+"""Metrics that only Postgres knows: what holds the change log back, and how many are silent.
 
 The linker and the relay read the change log up to the oldest transaction that still runs. One that
 is left open, in any database of the server, stops both without an error; so its age is measured
@@ -24,13 +23,13 @@ SILENCE_LOOKS = 60
 
 
 class Running(NamedTuple):
-    """Transaction numbers of one moment: the oldest that still runs, and the next to be given out.
+    """Transaction numbers of one moment: the oldest that still runs, and one past the newest ended.
 
-    The same when none runs that has written.
+    The same when none has ended that began after one which still runs: then nothing is hidden.
     """
 
     oldest: int
-    next: int
+    past_ended: int
 
 
 class HorizonStore(Protocol):
@@ -51,8 +50,8 @@ class HorizonAge:
         self._since = 0.0
 
     def observe(self, running: Running, now: float) -> float:
-        """Return for how many seconds one open transaction has been the oldest; 0 if none runs."""
-        if running.oldest != self._oldest or running.oldest >= running.next:
+        """Return for how many seconds one open transaction has hidden what came after it."""
+        if running.oldest != self._oldest or running.oldest >= running.past_ended:
             self._oldest, self._since = running.oldest, now
         return now - self._since
 

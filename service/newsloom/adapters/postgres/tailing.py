@@ -10,7 +10,8 @@ from newsloom.tailing import Running
 
 # Both numbers from one snapshot.
 _RUNNING: Final = """
-SELECT pg_snapshot_xmin(s)::text::bigint AS oldest, pg_snapshot_xmax(s)::text::bigint AS next
+SELECT pg_snapshot_xmin(s)::text::bigint AS oldest,
+    pg_snapshot_xmax(s)::text::bigint AS past_ended
 FROM pg_current_snapshot() AS s"""
 _SILENT: Final = "SELECT count(*) FROM api.provider_silence WHERE is_silent"
 
@@ -25,7 +26,7 @@ class PostgresHorizonStore:
         """Read the bounds of a snapshot: transactions without a number do not count."""
         async with self._connections.use() as connection:
             row = await connection.fetchrow(_RUNNING)
-        return Running(row["oldest"], row["next"])
+        return Running(row["oldest"], row["past_ended"])
 
     async def silent_providers(self) -> int:
         """Count them, by indexes alone."""
