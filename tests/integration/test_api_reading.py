@@ -31,7 +31,8 @@ async def test_every_parameter_but_ids_and_query_has_a_default(reader: asyncpg.C
     )
     assert {row["proname"]: row["needed"] for row in rows} == {
         "search": 1, "story": 1, "changed_since": 0, "changes_cursor": 0, "article_at": 1,
-        "diff": 1, "why": 2, "current_id": 1, "current_story_id": 1, "counted_providers": 0, "provider_silence_counted": 0,
+        "diff": 1, "why": 2, "current_id": 1, "current_story_id": 1, "counted_providers": 0,
+        "provider_silence_counted": 0,
         "article_of_url": 1,
     }  # fmt: skip
     for row in rows:
