@@ -17,8 +17,8 @@ from tests.ops.tools import OPS, ROOT, load_yaml, program, run
 COMPOSE = ROOT / "docker-compose.yml"
 NAMED = load_yaml(COMPOSE)
 SERVICES: dict[str, dict[str, Any]] = NAMED["services"]
-ROLES = {"ingest", "link"}
-ONCE = {"migrate", "topics", "load", "cli", "psql", "kafka-topics"}
+ROLES = {"ingest", "link", "relay"}
+ONCE = {"migrate", "topics", "load", "cli", "doctor", "psql", "kafka-topics"}
 """Services that do one thing and end."""
 
 CONFIG_FOLDERS = ("./ops/", "./migrations", "./samples")
@@ -159,7 +159,7 @@ def test_make_secrets_draws_every_secret_once_and_keeps_it(tmp_path: Path) -> No
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o444 for path in folder.iterdir())
-    for role in ROLES:
+    for role in (*ROLES, "admin"):
         assert before[f"postgres_{role}_password"] in before[f"newsloom_{role}_dsn"]
     assert before["postgres_password"] in before["migrate_env"]
     passwords = [text for name, text in before.items() if name.endswith("password")]
