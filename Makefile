@@ -48,6 +48,10 @@ figures: $(DEV_READY)  ## the guarantee's figures: bounces, kills, recovery, out
 simulation: $(DEV_READY)  ## the ingest flow through 20,000 schedules of disasters (ARGS="-n 2" or "-s")
 	NEWSLOOM_TEST_SCHEDULES=20000 $(BIN)/python -m pytest tests/simulation $(ARGS)
 
+.PHONY: alerts
+alerts: $(DEV_READY)  ## each alert provoked on a running system, and the runbook tried (ARGS="--only poison")
+	@$(BIN)/python -m tests.ops.provoke $(ARGS)
+
 .PHONY: mutants
 mutants: $(DEV_READY)  ## take out each safety line: does a test notice? (ARGS="NAME..." for some)
 	$(BIN)/python tools/mutants $(ARGS)

@@ -213,8 +213,8 @@ _PROVIDERS = [
             """
             SELECT coalesce(p.name, s.provider_domain) AS "Provider",
                    p.article_count AS "Articles", s.last_seen_at AS "Last seen",
-                   extract(epoch FROM s.silent_for)::float8 AS "Silent for",
-                   extract(epoch FROM s.usual_gap)::float8 AS "Usual gap",
+                   date_part('epoch', s.silent_for) AS "Silent for",
+                   date_part('epoch', s.usual_gap) AS "Usual gap",
                    s.is_silent::int AS "Unusual"
               FROM api.provider_silence AS s
               LEFT JOIN api.providers AS p USING (provider_domain)

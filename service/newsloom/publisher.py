@@ -7,6 +7,7 @@ sending again gives the same event ids and changes nothing downstream.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import (
     AsyncIterable,
@@ -21,6 +22,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 
+from prometheus_client import CollectorRegistry
+
 from newsloom.core.documents import Prepared, event_of
 from newsloom.core.event import DEFAULT_SOURCE, Event
 from newsloom.core.receipts import RECEIPT_TO
@@ -31,7 +34,12 @@ from newsloom.core.record import (
     record_from_mapping,
     record_from_text,
 )
+<<<<<<< HEAD
 from newsloom.errors import NotConfirmed, Rejected
+=======
+from newsloom.errors import Rejected, Unavailable
+from newsloom.metrics import Metrics, PublishResult
+>>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
 from newsloom.ports import EventSink, Receipt
 from newsloom.receipts import ReceiptDesk
 
@@ -59,10 +67,17 @@ class Publisher:
         kafka_topic: str = DEFAULT_TOPIC,
         source: str = DEFAULT_SOURCE,
         max_in_flight_records: int = 1000,
+<<<<<<< HEAD
         receipts: Callable[[], Awaitable[ReceiptDesk]] | None = None,
     ) -> None:
         self._sink = sink
         self._open_receipts = receipts
+=======
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._sink = sink
+        self._metrics = metrics or Metrics(CollectorRegistry())
+>>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
         self._now = now
         self._kafka_topic = kafka_topic
         self._source = source
@@ -92,6 +107,7 @@ class Publisher:
         an `outcome` (`rejected`: and a `reason`). Raises `NotConfirmed` when no word comes within
         `stored_timeout_seconds` of the acknowledgement; the event is in Kafka all the same.
         """
+<<<<<<< HEAD
         event = self._event(record, observed_at)
         if wait == "acknowledged":
             return await self._acknowledged(event)
@@ -109,6 +125,13 @@ class Publisher:
         return replace(receipt, outcome=told.outcome.value, reason=told.reason)
 
     async def _acknowledged(self, event: Event) -> Receipt:
+=======
+        try:
+            event = self._event(record, observed_at)
+        except Rejected:
+            self._metrics.published(PublishResult.REFUSED)
+            raise
+>>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
         async with self._slots:
             future: asyncio.Future[Receipt | Rejected]
             future = asyncio.get_running_loop().create_future()
@@ -180,8 +203,28 @@ class Publisher:
 
     async def _send(self, chunk: Sequence[Prepared]) -> Sequence[Receipt | Rejected]:
         events = [prepared.event for prepared in chunk if prepared.event is not None]
-        receipts = iter(await self._sink.send(self._kafka_topic, events) if events else ())
+        self._metrics.published(PublishResult.REFUSED, len(chunk) - len(events))
+        receipts = iter(await self._deliver(events) if events else ())
         return [prepared.rejected or next(receipts) for prepared in chunk]
+
+    async def _deliver(self, events: Sequence[Event]) -> Sequence[Receipt | Rejected]:
+        """Hand events to Kafka and count what it said. A cancelled one has no result to count."""
+        started = time.perf_counter()
+        try:
+            results = await self._sink.send(self._kafka_topic, events)
+        except Unavailable:
+            self._metrics.published(PublishResult.FAILED, len(events))
+            raise
+        self._metrics.publish_duration.observe(time.perf_counter() - started)
+        kept = [
+            event
+            for event, result in zip(events, results, strict=True)
+            if isinstance(result, Receipt)
+        ]
+        self._metrics.published(PublishResult.ACCEPTED, len(kept))
+        self._metrics.published(PublishResult.REFUSED, len(events) - len(kept))
+        self._metrics.published_bytes.inc(sum(len(event.value) for event in kept))
+        return results
 
     async def _drain(self) -> None:
         """Send all that waits at once: the longer Kafka takes, the fuller the batches."""
@@ -189,7 +232,7 @@ class Publisher:
             batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
             results: Sequence[Receipt | Rejected | BaseException]
             try:
-                results = await self._sink.send(self._kafka_topic, [event for event, _ in batch])
+                results = await self._deliver([event for event, _ in batch])
             except BaseException as error:  # noqa: BLE001 - handed to those who wait for it
                 results = [error] * len(batch)
             for (_, future), result in zip(batch, results, strict=True):

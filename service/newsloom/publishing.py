@@ -13,10 +13,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from types import TracebackType
 from typing import Final, Self
 
+from prometheus_client import CollectorRegistry
+
 from newsloom.adapters.embedded import EmbeddedServices
+from newsloom.adapters.http import metrics_route, serve_admin
 from newsloom.adapters.kafka.producer import open_sink
 from newsloom.adapters.kafka.receipts import open_receipt_inbox
 from newsloom.adapters.parse_workers import prepare_all
@@ -24,6 +28,7 @@ from newsloom.adapters.record_files import FileState, file_state, read_chunks, r
 from newsloom.core.documents import Prepared, Rules
 from newsloom.core.event import DEFAULT_SOURCE
 from newsloom.errors import Rejected
+from newsloom.metrics import Metrics, process_registry
 from newsloom.ports import Receipt
 from newsloom.publisher import DEFAULT_TOPIC, Publisher
 from newsloom.receipts import ReceiptDesk
@@ -48,6 +53,7 @@ class ArticlePublisher(Publisher):
     Security settings always come from the environment. `source` names the publisher in its events
     (a URI reference); it is part of the event id. A record not acknowledged after
     `delivery_timeout_seconds` raises `Unavailable`; entering does too when Kafka cannot be reached.
+    `registry`: where its metrics go (`newsloom_published_records_total`, ...), for your own scrape.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class ArticlePublisher(Publisher):
         source: str = DEFAULT_SOURCE,
         delivery_timeout_seconds: float | None = None,
         max_in_flight_records: int | None = None,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         env = dict(os.environ)
         if bootstrap_servers is not None:
@@ -75,6 +82,7 @@ class ArticlePublisher(Publisher):
         self._desk: ReceiptDesk | None = None
         self._topic = kafka_topic or settings.kafka.articles_topic
         self._source_name = source
+        self._registry = registry or CollectorRegistry()
 
     async def __aenter__(self) -> Self:
         sink = await self._stack.enter_async_context(open_sink(self._kafka, self._settings))
@@ -84,7 +92,11 @@ class ArticlePublisher(Publisher):
             kafka_topic=self._topic,
             source=self._source_name,
             max_in_flight_records=self._settings.max_in_flight_records,
+<<<<<<< HEAD
             receipts=self._receipts,
+=======
+            metrics=Metrics(self._registry),
+>>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
         )
         return self
 
@@ -114,6 +126,9 @@ class PublishOptions:
     fail_fast: bool = False
     backfill: bool = False
     source: str = DEFAULT_SOURCE
+    metrics_port: int | None = None
+    """Where /metrics is served meanwhile, on `metrics_host`; None: nowhere."""
+    metrics_host: str = "127.0.0.1"
 
 
 @dataclass(slots=True)
@@ -189,6 +204,13 @@ async def publish_files(
     paths = _watched(patterns, stop) if options.watch else _listed(patterns)
     async with AsyncExitStack() as stack:
         publisher: Publisher | None = None
+        registry = process_registry()
+        metrics = Metrics(registry, version=version("newsloom"))
+        if options.metrics_port is not None:
+            routes = {"/metrics": metrics_route(registry)}
+            await stack.enter_async_context(
+                serve_admin(options.metrics_host, options.metrics_port, routes)
+            )
         if kafka is not None:
             sink = await stack.enter_async_context(open_sink(kafka, settings))
             publisher = Publisher(
@@ -196,6 +218,7 @@ async def publish_files(
                 now=_now,
                 kafka_topic=topic,
                 max_in_flight_records=settings.max_in_flight_records,
+                metrics=metrics,
             )
         async for some in paths:
             rules = Rules(source=options.source, own_time=options.backfill)

@@ -1,11 +1,10 @@
 """Alerts provoked on a running service: Postgres stopped, a Kafka topic poisoned, a process killed.
 
-The rules are the real ones with their waits and windows made short: what is tested is that the
-service's metrics do what the rules expect of them.
+The short form of `make alerts`, which provokes each of them. The rules are the real ones with their
+waits and windows made short: what is tested is that the service's metrics do what the rules expect.
 """
 
 import asyncio
-import re
 import tempfile
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -13,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from newsloom.adapters.embedded import EmbeddedPostgres
+from tests.ops import provoke
 from tests.ops.test_prometheus_live import answers, ask, free_port, prometheus
-from tests.ops.tools import RULES
+from tests.ops.tools import alerts
+from tests.ops.town import hasty_rules
 from tests.support.blackbox import Line, finish, kill, send, send_raw
 from tests.support.generator import Stream
 from tests.support.kafka import MakeTopic
@@ -22,16 +23,10 @@ from tests.support.services import open_folder, start_or_fail
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.faults]
 
-SHORTER = {"5m": "6s", "15m": "15s", "30m": "15s"}
 
-
-def hasty_rules() -> str:
-    """Return the rules with short waits, short windows and a low limit for lateness."""
-    text = re.sub(r"(?m)^(\s+for: ).*$", r"\g<1>1s", RULES.read_text())
-    text = re.sub(r"\[(5m|15m|30m)\]", lambda match: f"[{SHORTER[match[1]]}]", text)
-    late = "partition:newsloom_consumer_lag_seconds:max > 300"
-    assert late in text
-    return text.replace(late, late.replace("300", "3"))
+def test_make_alerts_provokes_each_alert_once() -> None:
+    provoked = list(provoke.expected())
+    assert sorted(provoked) == sorted(alerts())
 
 
 async def firing(base: str) -> set[str]:

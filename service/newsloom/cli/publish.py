@@ -41,6 +41,12 @@ T = TypeVar("T")
     is_flag=True,
     help="A bulk import: to its own Kafka topic; every line needs its observed_at.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve /metrics there meanwhile, on NEWSLOOM_ADMIN_HOST; for --watch.",
+)
 @format_option
 def publish(  # noqa: PLR0917 - click passes them by name
     paths: tuple[str, ...],
@@ -49,6 +55,7 @@ def publish(  # noqa: PLR0917 - click passes them by name
     fail_fast: bool,  # noqa: FBT001
     report_file: Path | None,
     backfill: bool,  # noqa: FBT001
+    metrics_port: int | None,
     output: Format,
 ) -> ExitCode:
     """Validate record files and send them to Kafka.
@@ -65,7 +72,14 @@ def publish(  # noqa: PLR0917 - click passes them by name
     from newsloom.publishing import PublishOptions, kafka_settings, publish_files  # noqa: PLC0415
 
     settings = load_settings()
-    options = PublishOptions(dry_run=dry_run, watch=watch, fail_fast=fail_fast, backfill=backfill)
+    options = PublishOptions(
+        dry_run=dry_run,
+        watch=watch,
+        fail_fast=fail_fast,
+        backfill=backfill,
+        metrics_port=metrics_port,
+        metrics_host=settings.admin.host,
+    )
     kafka = None if dry_run else kafka_settings(settings, tell)
     asked: list[int] = []
     view = _View()

@@ -7,6 +7,7 @@ from newsloom.adapters.http.server import (
     Response,
     StatusSource,
     admin_routes,
+    metrics_route,
     serve_admin,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "Response",
     "StatusSource",
     "admin_routes",
+    "metrics_route",
     "serve_admin",
 ]

@@ -72,14 +72,20 @@ class _BadRequest(Exception):  # noqa: N818 - named after the status it becomes
         self.status = status
 
 
-def admin_routes(
-    *, registry: CollectorRegistry, health: Health, status: StatusSource
-) -> dict[str, Handler]:
-    """Return the routes of architecture.md: /, /metrics, /healthz, /readyz, and the page's data."""
+def metrics_route(registry: CollectorRegistry) -> Handler:
+    """Return what answers a scrape."""
 
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(HTTPStatus.OK, content_type, encode(registry))
+
+    return metrics
+
+
+def admin_routes(
+    *, registry: CollectorRegistry, health: Health, status: StatusSource
+) -> dict[str, Handler]:
+    """Return the routes of architecture.md: /, /metrics, /healthz, /readyz, and the page's data."""
 
     def figures(_: Request) -> Response:
         return Response(HTTPStatus.OK, "application/json", json.dumps(status()).encode() + b"\n")
@@ -88,7 +94,7 @@ def admin_routes(
     return {
         "/": lambda _: page,
         "/status.json": figures,
-        "/metrics": metrics,
+        "/metrics": metrics_route(registry),
         "/healthz": lambda _: _verdict(health.live()),
         "/readyz": lambda _: _verdict(health.ready()),
     }
