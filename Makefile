@@ -7,6 +7,7 @@ ARGS ?=
 SPREAD := --numprocesses logical --maxprocesses 4 --dist worksteal
 VENV := .venv
 CONTENDERS := .venv-contenders
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.newsloom-demo
 DEV_READY := $(VENV)/.newsloom-dev
@@ -118,6 +119,14 @@ lock: $(DEV_READY)  ## recompute the lock files (ARGS="--upgrade" takes newer ve
 lock-jars: $(DEV_READY)  ## recompute the list of Kafka's jars and their SHA-256
 	$(BIN)/python tools/lock-jars
 
+.PHONY: audit
+audit: $(AUDIT)/.ready  ## known vulnerabilities of what the lock files name (asks OSV; says so when offline)
+	@tools/audit $(AUDIT)/bin
+
+.PHONY: sbom
+sbom: $(AUDIT)/.ready  ## CycloneDX bills of materials into dist/, checked against the lock files; offline
+	@$(AUDIT)/bin/python tools/sbom $(AUDIT)/bin dist
+
 .PHONY: clean
 clean:  ## remove .venv, caches and build output (not .newsloom, where the demo's data is)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist \
@@ -128,6 +137,11 @@ clean:  ## remove .venv, caches and build output (not .newsloom, where the demo'
 $(CONTENDERS)/.ready: bench/contenders/requirements.txt
 	@python3 -m venv $(CONTENDERS)
 	@$(CONTENDERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/contenders/requirements.txt
+	@touch $@
+
+$(AUDIT)/.ready: tools/audit-requirements.txt
+	@python3 -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check -r tools/audit-requirements.txt
 	@touch $@
 
 # The stamps make a second run instant. Each lock file names the whole of what it installs.

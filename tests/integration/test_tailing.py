@@ -1,6 +1,7 @@
 """What holds the change log back, and who is silent: from a real Postgres."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -10,7 +11,7 @@ from newsloom.adapters.postgres import open_store
 from newsloom.adapters.postgres.linking import open_link_store
 from newsloom.adapters.postgres.tailing import open_horizon_store
 from newsloom.core.article import Provider
-from newsloom.core.batch import Observation
+from newsloom.core.batch import DeadLetter, Observation
 from newsloom.core.linking import START
 from newsloom.ports import Batch, TopicPartition
 from newsloom.settings import PostgresSettings
@@ -26,7 +27,7 @@ def settings_of(dsn: str) -> PostgresSettings:
     return PostgresSettings(dsn=SecretStr(dsn))
 
 
-async def store_all(dsn: str, items: list[Observation]) -> None:
+async def store_all(dsn: str, items: Sequence[Observation | DeadLetter]) -> None:
     async with open_store(settings_of(dsn), consumer_group="newsloom") as store:
         claim = await store.claim(PARTITION, "me", 0)
         await store.apply(Batch(PARTITION, claim.epoch, 0, 0, len(items), items))
@@ -42,7 +43,7 @@ async def test_a_transaction_in_another_database_holds_the_horizon(
         async with open_horizon_store(settings_of(database)) as store:
             await other.execute("BEGIN")
             number = int(await other.fetchval("SELECT pg_current_xact_id()::text::bigint"))
-            await store_all(database, list(observations((0, article("of-1")))))
+            await store_all(database, observations((0, article("of-1"))))
             async with asyncio.timeout(30):  # others of this server may be older, and end
                 while (running := await store.running()).oldest != number:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
@@ -64,7 +65,7 @@ async def test_the_linker_is_late_by_what_an_open_transaction_hides(
         await other.execute("BEGIN")
         await other.fetchval("SELECT pg_current_xact_id()")
         before = datetime.now(UTC).timestamp()
-        await store_all(database, list(observations((0, article("of-1")))))
+        await store_all(database, observations((0, article("of-1"))))
         async with open_link_store(settings_of(database)) as log:
             hidden = await log.read(START, 100)
             assert hidden.rows == 0

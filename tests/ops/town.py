@@ -219,14 +219,12 @@ async def open_town() -> AsyncIterator[Town]:
         server = EmbeddedPostgres(folder / "postgres", config={"fsync": "off"})
         stack.callback(server.kill)
         stack.callback(kafka.kill)
-        bootstrap = await asyncio.to_thread(kafka.start)
+        await asyncio.to_thread(kafka.start)
         dsn = await asyncio.to_thread(server.start)
-        kafka_proxy = await stack.enter_async_context(
-            open_proxy(int(bootstrap.rpartition(":")[2]), kafka_port)
-        )
-        postgres_proxy = await stack.enter_async_context(
-            open_proxy(urlsplit(dsn).port or 0, postgres_port)
-        )
+        assert kafka.port is not None
+        assert server.port is not None
+        kafka_proxy = await stack.enter_async_context(open_proxy(kafka.port, kafka_port))
+        postgres_proxy = await stack.enter_async_context(open_proxy(server.port, postgres_port))
         parts = urlsplit(dsn)
         through = parts._replace(netloc=parts.netloc.rpartition(":")[0] + f":{postgres_port}")
         line = Line(f"127.0.0.1:{kafka_port}", urlunsplit(through), TOPIC, partitions=2)

@@ -225,7 +225,12 @@ async def test_every_record_is_counted_once_by_what_became_of_it(sink: MemorySin
         await sender.publish({"title": "no address"})
     with pytest.raises(Rejected):
         await sender.publish(record(2, body="x" * 6000))  # the sink refuses it
-    stream = [record(3), {"title": "no address"}, record(4, body="x" * 6000), record(5)]
+    stream: list[RecordLike] = [
+        record(3),
+        {"title": "no address"},
+        record(4, body="x" * 6000),
+        record(5),
+    ]
     assert len([result async for result in sender.publish_many(stream)]) == 4
     sink.away = True
     with pytest.raises(Unavailable):

@@ -25,7 +25,7 @@ class PostgresHorizonStore:
     async def running(self) -> Running:
         """Read the bounds of a snapshot: transactions without a number do not count."""
         async with self._connections.use() as connection:
-            row = await connection.fetchrow(_RUNNING)
+            (row,) = await connection.fetch(_RUNNING)
         return Running(row["oldest"], row["past_ended"])
 
     async def silent_providers(self) -> int:
