@@ -34,12 +34,8 @@ from newsloom.core.record import (
     record_from_mapping,
     record_from_text,
 )
-<<<<<<< HEAD
-from newsloom.errors import NotConfirmed, Rejected
-=======
-from newsloom.errors import Rejected, Unavailable
+from newsloom.errors import NotConfirmed, Rejected, Unavailable
 from newsloom.metrics import Metrics, PublishResult
->>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
 from newsloom.ports import EventSink, Receipt
 from newsloom.receipts import ReceiptDesk
 
@@ -67,17 +63,12 @@ class Publisher:
         kafka_topic: str = DEFAULT_TOPIC,
         source: str = DEFAULT_SOURCE,
         max_in_flight_records: int = 1000,
-<<<<<<< HEAD
         receipts: Callable[[], Awaitable[ReceiptDesk]] | None = None,
-    ) -> None:
-        self._sink = sink
-        self._open_receipts = receipts
-=======
         metrics: Metrics | None = None,
     ) -> None:
         self._sink = sink
+        self._open_receipts = receipts
         self._metrics = metrics or Metrics(CollectorRegistry())
->>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
         self._now = now
         self._kafka_topic = kafka_topic
         self._source = source
@@ -107,8 +98,7 @@ class Publisher:
         an `outcome` (`rejected`: and a `reason`). Raises `NotConfirmed` when no word comes within
         `stored_timeout_seconds` of the acknowledgement; the event is in Kafka all the same.
         """
-<<<<<<< HEAD
-        event = self._event(record, observed_at)
+        event = self._checked(record, observed_at)
         if wait == "acknowledged":
             return await self._acknowledged(event)
         if self._open_receipts is None:
@@ -125,13 +115,6 @@ class Publisher:
         return replace(receipt, outcome=told.outcome.value, reason=told.reason)
 
     async def _acknowledged(self, event: Event) -> Receipt:
-=======
-        try:
-            event = self._event(record, observed_at)
-        except Rejected:
-            self._metrics.published(PublishResult.REFUSED)
-            raise
->>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
         async with self._slots:
             future: asyncio.Future[Receipt | Rejected]
             future = asyncio.get_running_loop().create_future()
@@ -200,6 +183,13 @@ class Publisher:
         return event_of(
             _parsed(record), observed_at=observed_at or self._now(), source=self._source
         )
+
+    def _checked(self, record: RecordLike, observed_at: datetime | None) -> Event:
+        try:
+            return self._event(record, observed_at)
+        except Rejected:
+            self._metrics.published(PublishResult.REFUSED)
+            raise
 
     async def _send(self, chunk: Sequence[Prepared]) -> Sequence[Receipt | Rejected]:
         events = [prepared.event for prepared in chunk if prepared.event is not None]

@@ -92,11 +92,8 @@ class ArticlePublisher(Publisher):
             kafka_topic=self._topic,
             source=self._source_name,
             max_in_flight_records=self._settings.max_in_flight_records,
-<<<<<<< HEAD
             receipts=self._receipts,
-=======
             metrics=Metrics(self._registry),
->>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
         )
         return self
 

@@ -10,12 +10,8 @@ from newsloom.core.batch import Outcome
 from newsloom.core.event import Event
 from newsloom.core.receipts import ReceiptMessage
 from newsloom.core.record import Record
-<<<<<<< HEAD
 from newsloom.errors import NotConfirmed, Rejected, RejectReason, Unavailable
-=======
-from newsloom.errors import Rejected, RejectReason, Unavailable
 from newsloom.metrics import Metrics
->>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
 from newsloom.ports import Receipt
 from newsloom.publisher import Publisher, RecordLike
 from newsloom.receipts import ReceiptDesk
@@ -172,7 +168,6 @@ async def test_a_stream_ends_with_the_error_when_kafka_goes_away(sink: MemorySin
             pass
 
 
-<<<<<<< HEAD
 async def test_waiting_until_stored_gives_the_outcome_in_the_order_of_the_deliveries(
     sink: MemorySink,
 ) -> None:
@@ -216,7 +211,8 @@ async def test_nobody_is_asked_for_a_receipt_unless_one_is_waited_for(sink: Memo
     assert "newsloom-receipt-to" not in dict(sink.batches[0][0].headers)
     with pytest.raises(ValueError, match="receipts"):
         await publisher(sink).publish(record(1), wait="stored")
-=======
+
+
 async def test_every_record_is_counted_once_by_what_became_of_it(sink: MemorySink) -> None:
     metrics = Metrics(CollectorRegistry())
     sender = Publisher(sink, now=lambda: NOON, metrics=metrics)
@@ -247,4 +243,3 @@ async def test_every_record_is_counted_once_by_what_became_of_it(sink: MemorySin
     sent = sum(len(e.value) for batch in sink.batches for e in batch if len(e.value) <= 5000)
     assert value("newsloom_published_bytes_total") == sent
     assert value("newsloom_publish_duration_seconds_count") == len(sink.batches)
->>>>>>> 8fa3f29 (make alerts: each alert provoked on a running system; publish is counted and may be scraped)
