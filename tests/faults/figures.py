@@ -122,6 +122,7 @@ async def outage(rig: Rig, *, code: str, seconds: float) -> None:
     """Postgres away, or failing every write with a code, while records come at 1,000 a second."""
     await prepare_injection(rig, "%")
     member = await rig.member(quick=False)
+    began = time.monotonic()
     rig.flow(OUTAGE_RATE)
     await rig.progress(2000)
     memory = Memory(member)
@@ -137,11 +138,13 @@ async def outage(rig: Rig, *, code: str, seconds: float) -> None:
         await inject(rig, None)
     rig.figures["resumed after s"] = round(await rig.progress(1, patience=30), 1)
     rig.stop_flow()
+    lasted = time.monotonic() - began
     missed = rig.feed.sent - await rig.line.position()
     await memory.watch(10)
     rig.figures |= {
         "seconds away": seconds,
         "records sent": rig.feed.sent,
+        "a second": round(rig.feed.sent / lasted),
         "behind when it came back": missed,
         "RSS before MB": round(memory.first),
         "RSS most MB": round(memory.most),

@@ -193,12 +193,18 @@ class Feed:
                 await self._deliver(producer, chunk)
 
     async def flow(self, rate: int, stop: asyncio.Event) -> None:
-        """Send `rate` records a second until told to stop."""
+        """Send `rate` records a second until told to stop.
+
+        What a slow moment held up is sent later, up to a second's worth of it.
+        """
         async with self._producer() as producer:
+            last = time.monotonic() - 0.2
             while not stop.is_set():
-                began = time.monotonic()
-                await self._deliver(producer, list(islice(self._messages, max(1, rate // 5))))
-                await asyncio.sleep(max(0.0, 0.2 - (time.monotonic() - began)))
+                now = time.monotonic()
+                due = int(min(1.0, now - last) * rate)
+                last = max(now - 1.0, last) + due / rate
+                await self._deliver(producer, list(islice(self._messages, due)))
+                await asyncio.sleep(max(0.0, 0.2 - (time.monotonic() - now)))
 
     @asynccontextmanager
     async def _producer(self) -> AsyncIterator[AIOKafkaProducer]:
