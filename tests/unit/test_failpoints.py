@@ -1,7 +1,6 @@
 """The switch of the fault tests: what it does, and that no deployment can turn it on."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -65,15 +64,13 @@ async def test_it_acts_at_the_visit_that_was_named_and_never_again() -> None:
 
 
 async def test_a_delay_holds_up_one_task_and_a_block_all_of_them() -> None:
-    for action, others_run in (("delay=0.2", True), ("block=0.2", False)):
+    for action, others_run in (("delay=0.1", True), ("block=0.1", False)):
         failpoint = failpoint_from_env({VARIABLE: f"x:1:{action}"}, settings(*LOOPBACK))
         assert failpoint is not None
-        began = time.monotonic()
         task = asyncio.create_task(failpoint.checkpoint("x"))
-        await asyncio.sleep(0)
-        assert (time.monotonic() - began < 0.2) is others_run
+        await asyncio.sleep(0)  # one step of the loop: whoever blocks it is through by now
+        assert task.done() is not others_run
         await task
-        assert time.monotonic() - began >= 0.2
 
 
 def test_decoding_is_met_by_the_one_delivery_that_was_named() -> None:
