@@ -1,12 +1,13 @@
 """`make bench-linker`: the linker end to end, change log to links and stories in a real Postgres.
 
-    python -m bench.linking [--articles 20000] [--text excerpt|body|boilerplate] [--new SHARE]
-                            [--keep FOLDER] [--fill-only] [--output FILE]
+    python -m bench.linking [--articles 20000] [--text excerpt|body|boilerplate|apart] [--new SHARE]
+                            [--rate N] [--keep FOLDER] [--fill-only] [--output FILE]
 
 `--articles` and `--text` may be given more than once. The window is filled first, with the states
 that the linker would have stored; what is measured is the last `--new` of it (a tenth). `--keep`
 leaves filled databases in a folder, and takes those that are there: filling takes longer than
-measuring.
+measuring. With `--rate` the articles come at that rate, and the lag is measured: how long ago the
+oldest change behind a commit was written.
 """
 
 import argparse
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--articles", type=int, action="append", help="in the window; 20000")
     parser.add_argument("--text", type=Text, action="append", choices=list(Text), help="excerpt")
     parser.add_argument("--new", type=float, default=0.1, help="share that is linked; 0.1")
+    parser.add_argument("--rate", type=int, default=0, help="new articles a second; 0: all at once")
     parser.add_argument("--keep", type=Path, help="folder of filled databases, made and reused")
     parser.add_argument("--fill-only", action="store_true", help="measure nothing")
     parser.add_argument("--output", type=Path, default=Path("bench/results/linking.json"))
@@ -82,7 +84,7 @@ def _case(dsn: str, text: Text, count: int, options: argparse.Namespace) -> dict
     asyncio.run(_server(dsn, f"CREATE DATABASE {_RUN} TEMPLATE {filled}", "CHECKPOINT"))
     try:
         child = subprocess.run(  # noqa: S603 - this very interpreter
-            [sys.executable, "-m", "bench.linking_run", _address(dsn, _RUN)],
+            [sys.executable, "-m", "bench.linking_run", _address(dsn, _RUN), str(options.rate)],
             check=True,
             stdout=subprocess.PIPE,
         )
@@ -143,6 +145,11 @@ def table(cases: list[dict[str, Any]]) -> str:
         ("bytes an article", [f"{case['bytes_an_article']:,.0f}" for case in cases]),
         ("peak memory, MB", [f"{case['resident_peak'] / 1e6:,.0f}" for case in cases]),
     ]
+    if "lag_seconds" in cases[0]:
+        rows += [
+            (f"lag, {share}, ms", [f"{1000 * case['lag_seconds'][share]:,.0f}" for case in cases])
+            for share in cases[0]["lag_seconds"]
+        ]
     return "\n".join(f"{name:36}" + "".join(f"{v:>20}" for v in of) for name, of in rows)
 
 

@@ -6,12 +6,13 @@ stories arrive among thousands of other articles. The older part of a window is 
 would have left it, by the generator's truth: filling a large window takes minutes, not an hour.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, repeat
 from random import Random
 from typing import Any, Final
 from uuid import UUID
@@ -40,11 +41,16 @@ Rows = list[tuple[Any, ...]]
 
 
 class Text(StrEnum):
-    """How long the articles are. A closed set."""
+    """What the articles are like. A closed set.
+
+    excerpt: 40 to 60 words. body: 60 to 300. boilerplate: 40 to 60 and the same sixty below each.
+    apart: 40 to 60 and sixty of its own below each, to compare that with.
+    """
 
     EXCERPT = "excerpt"
     BODY = "body"
     BOILERPLATE = "boilerplate"
+    APART = "apart"
 
 
 _CONFIGS: Final = {
@@ -55,7 +61,7 @@ _CONFIGS: Final = {
         vocabulary=_VOCABULARY, words=(60, 300), duplicates=0.0, revisions=0.0, traps=0.02
     ),
 }
-_CONFIGS[Text.BOILERPLATE] = _CONFIGS[Text.EXCERPT]
+_CONFIGS[Text.BOILERPLATE] = _CONFIGS[Text.APART] = _CONFIGS[Text.EXCERPT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +85,9 @@ def articles(text: Text, count: int, seed: int = 1) -> list[MadeArticle]:
         ((number + rng.expovariate(1 / _SPREAD), number, one) for number, one in enumerate(made)),
         key=lambda arrival: arrival[:2],
     )
-    notice = _notice(rng) if text is Text.BOILERPLATE else ""
+    notices = _notices(text, rng)
     return [
-        _article(one, number, START + place * SPAN / count, rng, notice)
+        _article(one, number, START + place * SPAN / count, rng, next(notices))
         for place, (_, number, one) in enumerate(arrivals)
     ]
 
@@ -100,10 +106,13 @@ def _article(
     )
 
 
-def _notice(rng: Random) -> str:
-    """Return a standing paragraph of sixty words, the same below every article."""
-    (made,) = Generator(rng, replace(_CONFIGS[Text.BOILERPLATE], words=(60, 60))).records(1)
-    return f" {made.record['body']}"
+def _notices(text: Text, rng: Random) -> Iterator[str]:
+    """Yield for each article the paragraph below it."""
+    if text not in (Text.BOILERPLATE, Text.APART):
+        yield from repeat("")
+    generator = Generator(rng, replace(_CONFIGS[text], words=(60, 60), copies=0.0, traps=0.0))
+    paragraphs = (f" {made.record['body']}" for made in generator.records(sys.maxsize))
+    yield from repeat(next(paragraphs)) if text is Text.BOILERPLATE else paragraphs
 
 
 def states(made: Sequence[MadeArticle]) -> Iterator[LinkState]:

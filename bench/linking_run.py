@@ -1,8 +1,9 @@
 """The measured process of `make bench-linker`: one linker on a filled database, until it is idle.
 
-    python -m bench.linking_run DSN
+    python -m bench.linking_run DSN [RATE]
 
-Prints one JSON object. A process of its own, so that memory and CPU are the linker's alone.
+With a RATE the change log comes in so many rows a second, and the lag is measured; otherwise it is
+all there. Prints one JSON object. A process of its own: memory and CPU are those of the linker.
 """
 
 import asyncio
@@ -99,32 +100,95 @@ def resident_bytes() -> int:
     raise RuntimeError("no VmRSS in /proc/self/status")
 
 
-async def run(dsn: str) -> dict[str, Any]:
-    """Link what the change log holds; return the figures."""
-    watch = Watch()
+class Lags(Metrics):
+    """Remembers at each commit how long ago the oldest row behind it was written (seconds)."""
+
+    def __init__(self) -> None:
+        super().__init__(CollectorRegistry())
+        self.seen: list[float] = []
+
+    def set_link(self, *, lag_seconds: float, window: int, size: int) -> None:
+        """Remember; 0 is said when there was nothing to do."""
+        if lag_seconds > 0:
+            self.seen.append(lag_seconds)
+        super().set_link(lag_seconds=lag_seconds, window=window, size=size)
+
+
+async def run(dsn: str, rate: int) -> dict[str, Any]:
+    """Link what the change log holds, or what comes into it; return the figures."""
+    watch, lags = Watch(), Lags()
     watch.install()
     settings = PostgresSettings(dsn=SecretStr(dsn))
     gc.collect()
     at_start, stop = resident_bytes(), asyncio.Event()
+    held_back = await _held_back(dsn) if rate else []
     async with open_link_store(settings) as store:
         linker = Linker(
             store,
             window=DEFAULT_WINDOW,
-            metrics=Metrics(CollectorRegistry()),
+            metrics=lags,
             health=Health(needs=(), owns_partitions=False, stall_after_seconds=600),
             owner_id="bench",
             jitter=lambda: 0.1,
             beat=lambda: None,
         )
         task = asyncio.create_task(linker.run(stop))
-        while linker.empty_read_at < 0:
-            if task.done():
-                await task
-            await asyncio.sleep(0.01)
+        await _until(task, lambda: linker.empty_read_at >= 0)
+        if rate:
+            await _feed(dsn, held_back, rate)
+            await _until(task, lambda: linker.linked == len(held_back))
         in_use, server_cpu = resident_bytes(), await _server_cpu(dsn)
         stop.set()
         await task
-    return _figures(watch, linker.linked, (at_start, in_use), server_cpu)
+    figures = _figures(watch, linker.linked, (at_start, in_use), server_cpu)
+    return figures | ({"lag_seconds": _shares(lags.seen)} if rate else {})
+
+
+async def _until(task: asyncio.Task[None], is_reached: Callable[[], bool]) -> None:
+    while not is_reached():
+        if task.done():
+            await task
+        await asyncio.sleep(0.01)
+
+
+async def _held_back(dsn: str) -> list[tuple[Any, ...]]:
+    """Take the rows out of the change log, to be fed in later."""
+    owner = await asyncpg.connect(dsn)
+    try:
+        rows = await owner.fetch(
+            "WITH gone AS (DELETE FROM newsloom.changes RETURNING *) SELECT article_id,"
+            " observed_at, version, kind FROM gone ORDER BY xid, change_id"
+        )
+        return [tuple(row) for row in rows]
+    finally:
+        await owner.close()
+
+
+async def _feed(dsn: str, rows: list[tuple[Any, ...]], rate: int) -> None:
+    """Write rows into the change log as an ingest at this rate would, a few at a time."""
+    owner = await asyncpg.connect(dsn)
+    clock, piece = asyncio.get_running_loop().time, max(1, rate // 20)
+    began = clock()
+    try:
+        for low in range(0, len(rows), piece):
+            await asyncio.sleep(began + low / rate - clock())
+            await owner.copy_records_to_table(
+                "changes",
+                schema_name="newsloom",
+                columns=["article_id", "observed_at", "version", "kind"],
+                records=rows[low : low + piece],
+            )
+    finally:
+        await owner.close()
+
+
+def _shares(lags: list[float]) -> dict[str, float]:
+    ordered = sorted(lags)
+    return {
+        "p50": ordered[len(ordered) // 2],
+        "p99": ordered[int(len(ordered) * 0.99)],
+        "most": ordered[-1],
+    }
 
 
 def _figures(
@@ -171,4 +235,4 @@ def _cpu_seconds(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(run(sys.argv[1]))))
+    print(json.dumps(uvloop.run(run(sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else 0))))
