@@ -24,7 +24,8 @@ def rarity(terms: np.ndarray) -> Floats:
 def test_cosines_are_those_of_the_table_whatever_places_terms_share(seed: int) -> None:
     rng = random.Random(seed)
     # Few lower halves, so that up to a dozen terms of one text want the same place.
-    pool = [high << 16 | low for high in range(1, 13) for low in rng.sample(range(65536), 8)]
+    lower = rng.sample(range(1 << 16), 8)
+    pool = [high << 16 | low for high in range(1, 13) for low in lower]
     texts = [made(rng, rng.sample(pool, rng.randint(1, 60))) for _ in range(12)]
     store, overlap = TermStore(16), TermOverlap()
     store.add(0, texts)
