@@ -522,6 +522,22 @@ async def test_a_frozen_relay_cannot_move_the_cursor_once_another_has_taken_over
             await store.advance(other, read.position)
 
 
+async def test_a_relay_that_comes_too_late_for_some_changes_knows_it(database: str) -> None:
+    await store_all(database, 0, observations((0, article("a")), (1, article("b"))))
+    superuser = await asyncpg.connect(database)
+    await superuser.execute(
+        "UPDATE newsloom.change_log_state SET (retired_xid, retired_change_id) ="
+        " (SELECT xid, change_id FROM newsloom.changes ORDER BY xid, change_id LIMIT 1)"
+    )
+    await superuser.close()
+    async with open_relay_store(settings_of(database)) as store:
+        lease = await store.take_over("me")
+        assert lease.has_missed
+        read = await store.read(lease.position, 10)
+        await store.advance(lease, read.position)
+        assert not (await store.take_over("me")).has_missed
+
+
 async def test_an_event_has_the_version_of_its_state_not_of_its_row(database: str) -> None:
     told = [(n, article("a", signals=Signals(n, None))) for n in range(3)]
     await store_all(database, 0, observations(*told))
@@ -612,6 +628,10 @@ async def test_a_relay_needs_no_more_than_its_role(
         done = await line.run("relay", "--exit-when-idle", "0.3", "--format", "json", extra=extra)
         assert done.code == 0, done.told()
         assert done.lines()[-1]["relayed"] == 4
+        told = await line.run("relay", "--snapshot", "--format", "json", extra=extra)
+        assert told.code == 0, told.told()
+        articles, stories = await database_articles(database), await database_stories(database)
+        assert told.lines() == [{"told": len(articles) + len(stories)}]
     finally:
         await superuser.execute(f"DROP ROLE {name}")
         await superuser.close()
