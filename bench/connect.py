@@ -124,13 +124,14 @@ def _worker_config(folder: Path, servers: str) -> dict[str, Any]:
         "key.converter": "org.apache.kafka.connect.storage.StringConverter",
         "value.converter": "org.apache.kafka.connect.json.JsonConverter",
         "value.converter.schemas.enable": "true",
-        "value.converter.schema.content": json.dumps(_schema()),
+        "value.converter.schema.content": json.dumps(schema()),
         "consumer.auto.offset.reset": "earliest",
         "consumer.max.poll.records": BATCH,
     }
 
 
-def _schema() -> dict[str, Any]:
+def schema() -> dict[str, Any]:
+    """Return the one schema of all rows, in Kafka Connect's JSON form."""
     fields = [
         {"field": name, "optional": name != "url", **_TYPES.get(name, {"type": "string"})}
         for name in COLUMNS

@@ -121,7 +121,7 @@ async def _run(options: argparse.Namespace) -> dict[str, Any]:
             for case in (case for case in cases if case.name not in out.missing):
                 said = await out.add(case)
                 _tell(f"{number}/{options.rounds} {case.name}: {said}", started)
-    medians = _with_best(out.medians())
+    medians = with_best(out.medians())
     return {
         "machine": _machine(load),
         "command": sys.argv[1:],
@@ -134,7 +134,7 @@ async def _run(options: argparse.Namespace) -> dict[str, Any]:
         "cpu_us_a_record": {name: statistics.median(of) for name, of in out.program.items()},
         "postgres_us_a_record": {name: statistics.median(of) for name, of in out.postgres.items()},
         "articles_a_second": _articles(medians, cases),
-        "ratios": _ratios(medians),
+        "ratios": ratios(medians),
         "contenders": _contender_versions(options.contenders),
         "seconds": time.monotonic() - started,
     }
@@ -174,9 +174,7 @@ async def _cases(stage: Stage, options: argparse.Namespace, started: float) -> l
     cases: list[Case] = []
     chosen = options.workloads.split(",")
     for name in (name for name in SHARES if name in chosen):
-        count = max(limits.BATCH * 8, int(options.records * SHARES[name]))
-        if name == "full":
-            count = max(limits.BATCH * 4, int(options.records * SHARES[name]))
+        count = max(limits.BATCH * 4, int(options.records * SHARES[name]))
         _tell(f"making {count:,} records: {name}", started)
         made = make(name, count)
         topic = await stage.fill(name, made)
@@ -191,6 +189,7 @@ async def _cases(stage: Stage, options: argparse.Namespace, started: float) -> l
 
 def _store_cases(stage: Stage, name: str, made: Sequence[Made], topic: str) -> list[Case]:
     count = len(made)
+    ready = limits.Finished(made, connections=() if name == "copies" else (1, 2))
     articles = statistics.mean(1 + len(one.record.get("related", ())) for one in made)
 
     def case(what: str, function: Callable[..., Awaitable[Any]], *given: Any, **more: Any) -> Case:
@@ -203,10 +202,10 @@ def _store_cases(stage: Stage, name: str, made: Sequence[Made], topic: str) -> l
         "newsloom x1": ingest("x1"),
         "newsloom x2": ingest("x2", processes=2),
         "newsloom x1 + linker": ingest("x1 + linker", linker=True),
-        "limit A x1": case("limit A x1", limits.copy, made, 1),
-        "limit A x2": case("limit A x2", limits.copy, made, 2),
-        "own SQL x1": case("own SQL x1", limits.own_sql, made, 1),
-        "own SQL x2": case("own SQL x2", limits.own_sql, made, 2),
+        "limit A x1": case("limit A x1", limits.copy, ready, 1),
+        "limit A x2": case("limit A x2", limits.copy, ready, 2),
+        "own SQL x1": case("own SQL x1", limits.own_sql, ready, 1),
+        "own SQL x2": case("own SQL x2", limits.own_sql, ready, 2),
         "limit B consume": case("limit B", limits.consume, topic, count),
         "limit B update": case("limit B", limits.update, made),
     }
@@ -233,7 +232,7 @@ async def _flat_cases(
     return [Case(f"small {name}", *measures[name]) for name in FLAT]
 
 
-def _with_best(medians: dict[str, float]) -> dict[str, float]:
+def with_best(medians: dict[str, float]) -> dict[str, float]:
     """Add the best process count of newsloom, and the fastest that writes one table only."""
     both = {
         f"{load} {what} best": (f"{load} {what} x1", f"{load} {what} x2")
@@ -256,7 +255,8 @@ def _articles(medians: dict[str, float], cases: Sequence[Case]) -> dict[str, flo
     }
 
 
-def _ratios(medians: dict[str, float]) -> dict[str, float]:
+def ratios(medians: dict[str, float]) -> dict[str, float]:
+    """Return the ratios of which both sides were measured."""
     return {
         name: round(medians[one] / medians[other], 3)
         for name, (one, other) in RATIOS.items()
