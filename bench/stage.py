@@ -44,13 +44,13 @@ class Stage:
 
     async def prepare(self) -> None:
         """Make the database that all others are copies of."""
-        await self._server(f"CREATE DATABASE {_TEMPLATE}")
+        await self.server(f"CREATE DATABASE {_TEMPLATE}")
         await migrate(self.dsn(_TEMPLATE))
 
     async def database(self) -> str:
         """Make a fresh, migrated database, with everything before it on disk; return its DSN."""
         name = f"bench_{uuid4().hex[:12]}"
-        await self._server(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}", "CHECKPOINT")
+        await self.server(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}", "CHECKPOINT")
         return self.dsn(name)
 
     @asynccontextmanager
@@ -64,7 +64,7 @@ class Stage:
 
     async def drop(self, dsn: str) -> None:
         """Drop a database of `database`, whoever is connected."""
-        await self._server(f"DROP DATABASE {urlsplit(dsn).path[1:]} WITH (FORCE)")
+        await self.server(f"DROP DATABASE {urlsplit(dsn).path[1:]} WITH (FORCE)")
 
     async def fill(self, name: str, deliveries: Sequence[Made]) -> str:
         """Make a Kafka topic that holds the deliveries; return its name."""
@@ -92,7 +92,8 @@ class Stage:
             for at in range(0, len(deliveries), 1000):
                 await sink.send(topic, [event(made) for made in deliveries[at : at + 1000]])
 
-    async def _server(self, *statements: str) -> None:
+    async def server(self, *statements: str) -> None:
+        """Execute statements that concern the whole server."""
         connection = await asyncpg.connect(self._server_dsn)
         try:
             for statement in statements:
