@@ -33,7 +33,9 @@ from bench.workloads import SEED, Made, make
 Measure = Callable[[], Awaitable["float | field.Timed"]]
 
 SHARES = {"small": 1.0, "updates": 2.0, "full": 0.1, "copies": 0.5}
-"""Of `--records`, as the full sizes relate: an update costs little, a record of 14 KB much."""
+"""Of `--records`: an update costs little, a record of 14 KB much."""
+FULL_SIZES = {"small": 100_000, "updates": 100_000, "full": 10_000, "copies": 50_000}
+"""What `make bench-full` uses, and the most that any run does."""
 ROW_SHARE = 0.2
 """Of a workload, for those that write row by row: they need long for each."""
 ROW_BY_ROW = ("aiokafka_rows", "faststream_rows")
@@ -174,7 +176,7 @@ async def _cases(stage: Stage, options: argparse.Namespace, started: float) -> l
     cases: list[Case] = []
     chosen = options.workloads.split(",")
     for name in (name for name in SHARES if name in chosen):
-        count = max(limits.BATCH * 4, int(options.records * SHARES[name]))
+        count = min(FULL_SIZES[name], max(limits.BATCH * 4, int(options.records * SHARES[name])))
         _tell(f"making {count:,} records: {name}", started)
         made = make(name, count)
         topic = await stage.fill(name, made)
