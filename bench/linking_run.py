@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import uvloop
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
+from newsloom.app import process
 from newsloom.core import linking
 from newsloom.core.copy_index import CopyIndex
 from newsloom.core.linking import DEFAULT_WINDOW, LinkIndex
@@ -235,4 +235,4 @@ def _cpu_seconds(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(run(sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else 0))))
+    print(json.dumps(process.run(run(sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else 0))))
