@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from newsloom.core.article import Article, Image, Ratings, Signals, UrlKind
-from newsloom.core.mapping import article_from_record
+from newsloom.core.mapping import article_from_record, identity_of
 from newsloom.core.record import Record, record_from_mapping, record_from_text
 from newsloom.errors import Rejected, RejectReason
 
@@ -51,6 +51,16 @@ def test_a_record_becomes_an_article_in_the_types_of_the_store() -> None:
     assert found.topics == ("b", "a")
     assert found.extra == {"desk": {"floor": 3}}
     assert (found.is_mention, found.is_published, found.is_removed) == (False, None, False)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [NEEDED, FULL, FULL | {"related": []}, FULL | {"updatedDateTime": "2024-03-01T00:00:00Z"}],
+)
+def test_an_identity_is_that_of_the_article(values: dict[str, Any]) -> None:
+    record = record_from_mapping(values).record
+    whole = article_from_record(record)
+    assert identity_of(record) == (whole.key, whole.content_hash)
 
 
 def test_urls_stand_in_the_order_of_trust_the_first_of_each_key() -> None:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from newsloom.core.event import DEFAULT_SOURCE, Event, encode_event
-from newsloom.core.mapping import article_from_record
+from newsloom.core.mapping import identity_of
 from newsloom.core.problems import Invalid, Problem
 from newsloom.core.record import Parsed, record_from_json, record_from_mapping, record_from_text
 from newsloom.core.record_types import EARLIEST, LATEST, TIME_PATTERN
@@ -96,8 +96,8 @@ def prepare(document: Document, rules: Rules = Rules()) -> Prepared:  # noqa: B0
 
 def event_of(parsed: Parsed, *, observed_at: datetime, source: str) -> Event:
     """Give a parsed record its key, its id and its envelope."""
-    article = article_from_record(parsed.record)
-    return encode_event(parsed.record, article, source=source, observed_at=observed_at)
+    identity = identity_of(parsed.record)
+    return encode_event(parsed.record, identity, source=source, observed_at=observed_at)
 
 
 def read_document(document: Document) -> Reading:

@@ -14,7 +14,7 @@ from typing import Final
 
 from newsloom.core.article import Article
 from newsloom.core.identity import article_id
-from newsloom.core.mapping import article_from_record
+from newsloom.core.mapping import Identity, article_from_record
 from newsloom.core.record import Record, record_from_json
 from newsloom.core.record_types import EARLIEST, LATEST, TIME_PATTERN
 from newsloom.errors import Rejected, RejectReason
@@ -72,7 +72,7 @@ class Decoded:
 
 def encode_event(
     record: Record,
-    article: Article,
+    article: Article | Identity,
     *,
     source: str = DEFAULT_SOURCE,
     observed_at: datetime,
@@ -179,7 +179,7 @@ def _matching(pattern: re.Pattern[str], text: str | None) -> str | None:
     return text if text is not None and pattern.match(text) else None
 
 
-def _event_id(source: str, article: Article, time: str) -> str:
+def _event_id(source: str, article: Article | Identity, time: str) -> str:
     digest = sha256()
     parts = (source.encode(), article.key.encode(), article.content_hash, time.encode())
     for part in parts:

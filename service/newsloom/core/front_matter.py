@@ -40,6 +40,7 @@ MAX_NODES: Final = 20_000
 
 _UTF8_MAX_BYTES = 4
 _PLAIN_NULLS = frozenset(("", "~", "null", "Null", "NULL"))
+_SECOND_LINE = re.compile(r"\n---[ \t\r]*(?:\n|\Z)")
 _FORBIDDEN_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
@@ -61,17 +62,18 @@ def split_front_matter(text: str, *, bare: bool = False) -> FrontMatter:
     if not text.strip():
         raise Rejected(RejectReason.DECODE_EMPTY, "the record is empty")
     _refuse_oversize(text)
-    first, _, rest = text.partition("\n")
+    first, _, _ = text.partition("\n")
     if first.rstrip() != "---":
         if bare:
             return FrontMatter(text, "")
         raise Rejected(RejectReason.PARSE_FRONT_MATTER, "the first line is not ---")
-    end = re.search(r"^---[ \t\r]*$\n?", rest, re.MULTILINE)
+    start = len(first) + 1
+    end = _SECOND_LINE.search(text, len(first))
     if end is None:
         if bare:
-            return FrontMatter(rest, "")
+            return FrontMatter(text[start:], "")
         raise Rejected(RejectReason.PARSE_FRONT_MATTER, "no second --- line")
-    return FrontMatter(rest[: end.start()], rest[end.end() :])
+    return FrontMatter(text[start : end.start() + 1], text[end.end() :])
 
 
 def load_mapping(front: str) -> dict[str, object]:
@@ -79,13 +81,16 @@ def load_mapping(front: str) -> dict[str, object]:
 
     Raises `Rejected` with the exact reason for anything else that YAML can say, and for limits.
     """
-    if forbidden := _FORBIDDEN_CONTROLS.search(front):
+    # Printable, it holds none of what the two patterns look for; that is found out much faster.
+    is_plain = front.replace("\n", " ").isprintable()
+    if not is_plain and (forbidden := _FORBIDDEN_CONTROLS.search(front)):
         line = front.count("\n", 0, forbidden.start()) + 1
         raise Rejected(
             RejectReason.TEXT_CONTROL,
             f"control character U+{ord(forbidden[0]):04X} in line {line} of the front matter",
         )
-    front = _SURROGATES.sub("\ufffd", front)
+    if not is_plain:
+        front = _SURROGATES.sub("\ufffd", front)
     try:
         root = _build(CParser(front))
     except yaml.MarkedYAMLError as error:

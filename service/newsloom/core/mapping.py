@@ -6,10 +6,10 @@ text. Signals (heat, quality, ratings) and `secured` are left out at any depth.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -44,6 +44,24 @@ _BOOLEANS: Final = {
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15}(?:[eE][+-]?[0-9]{1,2})?)\Z")
 
 
+class Identity(NamedTuple):
+    """What an event has to say about its record: the `key` and `content_hash` of its article."""
+
+    key: str
+    content_hash: bytes
+
+
+def identity_of(record: Record) -> Identity:
+    """Return the identity of the article that a record means, without making the article.
+
+    Raises as `article_from_record` does.
+    """
+    mentions = [_digest(b"", _dated_content(entry)) for entry in record.related or ()]
+    content = _dated_content(record)
+    _relate(content, mentions)
+    return Identity(_urls(record)[0].canonical.key, _digest(b"", content))
+
+
 def article_from_record(record: Record) -> Article:
     """Return the article that a record means, its related ones as mentions, in order.
 
@@ -54,17 +72,10 @@ def article_from_record(record: Record) -> Article:
 
 
 def _article(entry: RelatedRecord, related: tuple[Article, ...], *, is_mention: bool) -> Article:
-    urls = _urls(entry)
-    published_at, updated_at = _utc(entry.published_date_time), _utc(entry.updated_date_time)
-    content = _content(entry)
-    if published_at is not None:
-        content["published_date_time"] = published_at
-    if updated_at is not None:
-        content["updated_date_time"] = updated_at
-    if related:
-        content["related"] = [mention.content_hash.hex() for mention in related]
+    content = _dated_content(entry)
+    _relate(content, [mention.content_hash for mention in related])
     return Article(
-        urls=urls,
+        urls=_urls(entry),
         content_hash=_digest(b"", content),
         # Only revisions of full records tell which fields changed.
         field_hashes={} if is_mention else FieldHashes(content),
@@ -76,8 +87,8 @@ def _article(entry: RelatedRecord, related: tuple[Article, ...], *, is_mention: 
         category=entry.category,
         declared_language=entry.language,
         locale=entry.locale,
-        published_at=published_at,
-        updated_at=updated_at,
+        published_at=content.get("published_date_time"),
+        updated_at=content.get("updated_date_time"),
         is_published=entry.published,
         is_removed=bool(entry.removed),
         provider=_provider(entry.provider) if entry.provider else Provider(),
@@ -115,10 +126,6 @@ def _urls(entry: RelatedRecord) -> tuple[ArticleUrl, ...]:
     return tuple(found.values())
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.astimezone(UTC)
-
-
 def _images(images: Iterable[RecordImage]) -> tuple[Image, ...]:
     return tuple(
         Image(i.url, i.width, i.height, i.is_cached, i.title, i.attribution)
@@ -144,6 +151,22 @@ def _signals(entry: RelatedRecord) -> Signals:
 
 
 # -- content hashes --------------------------------------------------------------------------------
+
+
+def _dated_content(entry: RelatedRecord) -> dict[str, Any]:
+    """Return the content of an entry with its times, in UTC."""
+    content = _content(entry)
+    if entry.published_date_time is not None:
+        content["published_date_time"] = entry.published_date_time.astimezone(UTC)
+    if entry.updated_date_time is not None:
+        content["updated_date_time"] = entry.updated_date_time.astimezone(UTC)
+    return content
+
+
+def _relate(content: dict[str, Any], mentions: Sequence[bytes]) -> None:
+    """Let the content hashes of its mentions be part of a record's content."""
+    if mentions:
+        content["related"] = [content_hash.hex() for content_hash in mentions]
 
 
 def _content(entry: RelatedRecord) -> dict[str, Any]:

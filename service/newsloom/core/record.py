@@ -67,7 +67,7 @@ def record_from_text(text: str, *, bare: bool = False) -> Parsed:
     tree = load_mapping(front)
     if body.strip():
         tree["body"] = body
-    if "\0" not in body and not _NUL_ESCAPE.search(front):
+    if "\0" not in body and not ("\\" in front and _NUL_ESCAPE.search(front)):
         try:
             return _accepted(Record.model_validate(tree))
         except (ValidationError, NotPlainError):
