@@ -60,7 +60,7 @@ class ParseWorker:
         if self._closed:
             return None
         if self._process is None:
-            self._start()
+            self.start()
         patience = self._timeout_seconds + (0 if self._warm else _START_SECONDS)
         try:
             self._connection.send(list(documents))
@@ -73,7 +73,8 @@ class ParseWorker:
         self._kill()
         return None
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, and do not wait until it is ready. Asking does it too, if need be."""
         # Neither fork, which copies a process that has threads, nor anything inherited by it.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -83,6 +84,8 @@ class ParseWorker:
         self._process.start()
         theirs.close()
         self._warm = False
+        if self._closed:  # meanwhile, by somebody who could not know of this process yet
+            self._kill()
 
     def close(self) -> None:
         """End the process for good, whatever it is doing."""
@@ -121,14 +124,21 @@ async def prepare_all(
     `timeout_seconds` bounds what one chunk may take in a worker, and then each document of it.
     """
     first, more = await asyncio.to_thread(_peeked, chunks)
-    for chunk in first:
-        yield await asyncio.to_thread(_prepared, chunk, rules)
-    if not more:
-        return
     count = workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
-    async with aclosing(_in_workers(chunks, rules, timeout_seconds, count)) as results:
-        async for prepared in results:
-            yield prepared
+    pool = [ParseWorker(rules, timeout_seconds) for _ in range(count if more else 0)]
+    try:
+        for worker in pool:
+            # They import what they need while the first chunks are parsed at home.
+            await asyncio.to_thread(worker.start)
+        for chunk in first:
+            yield await asyncio.to_thread(_prepared, chunk, rules)
+        if more:
+            async with aclosing(_in_workers(chunks, pool)) as results:
+                async for prepared in results:
+                    yield prepared
+    finally:
+        for worker in pool:
+            worker.close()
 
 
 def _peeked(chunks: Iterator[list[Document]]) -> tuple[list[list[Document]], bool]:
@@ -149,10 +159,11 @@ def _prepared(chunk: Sequence[Document], rules: Rules) -> list[Prepared]:
 
 
 async def _in_workers(
-    chunks: Iterator[list[Document]], rules: Rules, timeout_seconds: float, count: int
+    chunks: Iterator[list[Document]], workers: Sequence[ParseWorker]
 ) -> AsyncGenerator[Sequence[Prepared], None]:
+    """Parse in the workers, which end with it: a chunk that one is at is given up."""
     loop = asyncio.get_running_loop()
-    workers = [ParseWorker(rules, timeout_seconds) for _ in range(count)]
+    count = len(workers)
     free: deque[ParseWorker] = deque(workers)
     threads = ThreadPoolExecutor(count + 1, thread_name_prefix="parse")
     running: deque[asyncio.Future[list[Prepared]]] = deque()
