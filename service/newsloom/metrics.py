@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,9 +25,11 @@ from prometheus_client import (
 )
 
 from newsloom.core.batch import BatchReport, Outcome
-from newsloom.core.linking import LinkResults
-from newsloom.core.story_index import StoryChangeKind
+from newsloom.core.change_log import StoryChangeKind
 from newsloom.errors import RejectReason
+
+if TYPE_CHECKING:  # it loads numpy, which only the linker needs
+    from newsloom.core.linking import LinkResults
 
 
 class Stage(StrEnum):
@@ -183,7 +185,7 @@ class Metrics:
         self._pool[PoolState.IDLE].set(idle)
         self.pool_limit.set(limit)
 
-    def observe_linked(self, results: LinkResults) -> None:
+    def observe_linked(self, results: "LinkResults") -> None:
         """Count what the linker made of some rows of the change log."""
         self.linked_articles.inc(results.observed)
         self.copies_linked.inc(sum(link is not None for link in results.copies.values()))

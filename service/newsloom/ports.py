@@ -5,15 +5,18 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID
 
 from newsloom.core.batch import BatchReport, Item
+from newsloom.core.change_log import ChangePosition
 from newsloom.core.changes import Changed, Entity
 from newsloom.core.dead_letters import StoredLetter
 from newsloom.core.event import Event, Outgoing
-from newsloom.core.linking import ChangePosition, LinkChange, LinkResults, LinkState, LinkWindow
 from newsloom.errors import Rejected
+
+if TYPE_CHECKING:  # they load numpy, which only the linker needs
+    from newsloom.core.linking import LinkChange, LinkResults, LinkState, LinkWindow
 
 
 class TopicPartition(NamedTuple):
@@ -225,7 +228,7 @@ class LinkLease:
 
     epoch: int
     position: ChangePosition
-    window: LinkWindow
+    window: "LinkWindow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,7 @@ class LinkRead:
     """
 
     position: ChangePosition
-    changes: Sequence[LinkChange]
+    changes: "Sequence[LinkChange]"
     rows: int
     recorded_at: float | None
 
@@ -255,13 +258,13 @@ class LinkStore(Protocol):
     async def take_over(self, owner_id: str) -> LinkLease:
         """Raise the epoch and return where the last linker stopped."""
 
-    async def states(self, window: LinkWindow) -> Sequence[LinkState]:
+    async def states(self, window: "LinkWindow") -> "Sequence[LinkState]":
         """Return the stored states of the window, in order of sequence."""
 
     async def read(self, after: ChangePosition, limit: int) -> LinkRead:
         """Return the next rows below the horizon of running transactions, gap-free."""
 
-    async def write(self, lease: LinkLease, to: ChangePosition, results: LinkResults) -> None:
+    async def write(self, lease: LinkLease, to: ChangePosition, results: "LinkResults") -> None:
         """Store results and position in one transaction. Raises `Fenced`."""
 
 
@@ -274,7 +277,7 @@ class RelinkStore(LinkStore, Protocol):
     async def horizon(self) -> ChangePosition:
         """Return the last position that a read could return now."""
 
-    def articles(self, page: int) -> AsyncIterator[Sequence[LinkChange]]:
+    def articles(self, page: int) -> "AsyncIterator[Sequence[LinkChange]]":
         """Yield all articles in the order of (first_seen_at, article_id), as if never linked."""
 
     async def links(self) -> tuple[Mapping[UUID, UUID], Mapping[UUID, UUID]]:

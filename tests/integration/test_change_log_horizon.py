@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from newsloom.adapters.postgres import open_store
 from newsloom.adapters.postgres.linking import open_link_store
-from newsloom.core.linking import ChangePosition
+from newsloom.core.change_log import ChangePosition
 from newsloom.ports import Batch, TopicPartition
 from newsloom.settings.groups import PostgresSettings
 from tests.support.articles import article, observations

@@ -12,7 +12,7 @@ from newsloom.adapters.postgres.linking import open_link_store
 from newsloom.adapters.postgres.tailing import open_horizon_store
 from newsloom.core.article import Provider
 from newsloom.core.batch import DeadLetter, Observation
-from newsloom.core.linking import START
+from newsloom.core.change_log import START
 from newsloom.ports import Batch, TopicPartition
 from newsloom.settings import PostgresSettings
 from newsloom.tailing import HorizonAge

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from prometheus_client import CollectorRegistry
 
+from newsloom.core.change_log import ChangePosition
 from newsloom.core.changes import Changed, Entity, Note, change_messages, reduced
 from newsloom.core.dead_letters import (
     LetterId,
@@ -21,7 +22,6 @@ from newsloom.core.dead_letters import (
     replay_message,
 )
 from newsloom.core.event import Outgoing, decode
-from newsloom.core.linking import ChangePosition
 from newsloom.core.offsets import Rebase, RebaseRefused, StoredPosition, rebased
 from newsloom.errors import Rejected, RejectReason, Unavailable
 from newsloom.health import Health

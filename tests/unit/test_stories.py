@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from newsloom.core.change_log import StoryChangeKind
 from newsloom.core.stories import StoryConfig, StoryReason, explain_story, grouped
 from newsloom.core.story_index import (
     StoryChange,
-    StoryChangeKind,
     StoryIndex,
     StoryInput,
     StoryState,

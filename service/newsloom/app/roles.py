@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -16,27 +16,27 @@ from newsloom.adapters.kafka.producer import KafkaSink, open_sink
 from newsloom.adapters.kafka.receipts import open_receipt_outbox
 from newsloom.adapters.migrations import status as schema_status
 from newsloom.adapters.postgres import PostgresStore, open_store
-from newsloom.adapters.postgres.linking import PostgresLinkStore, open_link_store
 from newsloom.adapters.postgres.maintenance import change_log_is_foreign
 from newsloom.adapters.postgres.relaying import PostgresRelayStore, open_relay_store
 from newsloom.adapters.postgres.tailing import open_horizon_store
 from newsloom.app.process import Process, open_process, owner_id, patiently, stop_on_signals
 from newsloom.backfill import BackfillGate
 from newsloom.backoff import wait_or_stop
-from newsloom.core.copies import DEFAULT_COPY_CONFIG
-from newsloom.core.stories import DEFAULT_STORY_CONFIG
 from newsloom.decoding import decode_deliveries
 from newsloom.errors import Unavailable
 from newsloom.failpoints import Checkpoint, Failpoint, failpoint_from_env
 from newsloom.health import Health
 from newsloom.ingest import Ingest
-from newsloom.linker import Linker
 from newsloom.metrics import Metrics, watch_loop_lag
 from newsloom.partition_owner import PartitionOwner
 from newsloom.ports import LinkerRunning
 from newsloom.relay import Relay
-from newsloom.relinking import RelinkReport, relink
 from newsloom.settings import Settings, SettingsError
+
+if TYPE_CHECKING:  # the linker loads numpy: only where it runs
+    from newsloom.adapters.postgres.linking import PostgresLinkStore
+    from newsloom.linker import Linker
+    from newsloom.relinking import RelinkReport
 from newsloom.tailing import watch_tailing
 
 _RELINK_SECONDS = 6 * 3600.0
@@ -74,7 +74,7 @@ class _Running:
     """The flows of this process, for whoever asks whether they have anything left to do."""
 
     ingest: Ingest | None = None
-    linker: Linker | None = None
+    linker: "Linker | None" = None
     relay: Relay | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -187,6 +187,8 @@ async def _link(
     running: _Running,
     beat: Callable[[], None],
 ) -> None:
+    from newsloom.linker import Linker  # noqa: PLC0415 - see above
+
     opening = lambda: _open_current_link_store(process, checkpoint)  # noqa: E731 - as above
     async with patiently(process, "postgres", opening) as store:
         linker = running.linker = Linker(
@@ -281,7 +283,9 @@ async def _open_current_store(
 @asynccontextmanager
 async def _open_current_link_store(
     process: Process, checkpoint: Checkpoint | None
-) -> AsyncIterator[PostgresLinkStore]:
+) -> "AsyncIterator[PostgresLinkStore]":
+    from newsloom.adapters.postgres.linking import open_link_store  # noqa: PLC0415 - see above
+
     async with open_link_store(process.settings.postgres, checkpoint) as store:
         await _require_current_schema(process.settings)
         yield store
@@ -294,11 +298,16 @@ async def relink_stored(
     thresholds: Mapping[str, float],
     dry_run: bool,
     on_progress: Callable[[int], None],
-) -> RelinkReport:
+) -> "RelinkReport":
     """Recompute the copies and stories of everything stored; see `newsloom.relinking`.
 
     `thresholds`: any of jaccard, containment (of copies), threshold (of stories).
     """
+    from newsloom.adapters.postgres.linking import open_link_store  # noqa: PLC0415 - see above
+    from newsloom.core.copies import DEFAULT_COPY_CONFIG  # noqa: PLC0415
+    from newsloom.core.stories import DEFAULT_STORY_CONFIG  # noqa: PLC0415
+    from newsloom.relinking import relink  # noqa: PLC0415
+
     copies, stories = DEFAULT_COPY_CONFIG, DEFAULT_STORY_CONFIG
     # One statement reads everything, one transaction writes everything.
     patient = settings.postgres.model_copy(update=dict.fromkeys(_RELINK_LIMITS, _RELINK_SECONDS))

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from uuid import UUID
 
+from newsloom.core.change_log import StoryChangeKind
 from newsloom.core.copy_groups import CopyLinked
 from newsloom.core.linking import LinkResults, LinkState, LinkWindow, Membership
-from newsloom.core.story_index import StoryChangeKind
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from newsloom.core.change_log import StoryChangeKind
 from newsloom.core.copies import COPY_VERSION, DEFAULT_COPY_CONFIG, CopyConfig
 from newsloom.core.copy_groups import CopyEdge, CopyLinked, CopyUnlinked, RootKey, RootMoved
 from newsloom.core.copy_index import CopyIndex, CopyInput, CopyState
@@ -19,7 +20,6 @@ from newsloom.core.signatures import Signature, signature
 from newsloom.core.stories import DEFAULT_STORY_CONFIG, STORY_VERSION, StoryConfig
 from newsloom.core.story_index import (
     StoryChange,
-    StoryChangeKind,
     StoryIndex,
     StoryInput,
     StoryState,
@@ -29,16 +29,6 @@ from newsloom.core.text_features import Features, features
 DEFAULT_WINDOW = timedelta(days=7)
 ALGORITHM_VERSION = 100 * COPY_VERSION + STORY_VERSION
 """Stored with each link: which rules decided it."""
-
-
-class ChangePosition(NamedTuple):
-    """A row of the change log. Compares in the order in which the log is read."""
-
-    xid: int
-    change_id: int
-
-
-START = ChangePosition(0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -23,6 +22,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from newsloom.core.change_log import StoryChangeKind
 from newsloom.core.postings import FOREVER, Hashes, Postings, Window, moved, summed
 from newsloom.core.stories import (
     DEFAULT_STORY_CONFIG,
@@ -76,16 +76,6 @@ class StoryState:
 
     article: StoryInput
     story_id: UUID | None
-
-
-class StoryChangeKind(StrEnum):
-    """What became of a story. A closed set."""
-
-    CREATED = "created"
-    GROWN = "grown"
-    LEFT = "left"
-    MERGED = "merged"
-    SPLIT = "split"
 
 
 @dataclass(frozen=True, slots=True)

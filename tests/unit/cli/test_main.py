@@ -99,6 +99,15 @@ def test_unknown_command_is_wrong_use() -> None:
     assert run(["no-such-command"]) == ExitCode.USAGE
 
 
+@pytest.mark.parametrize("package", ["newsloom.app", "newsloom.publishing"])
+def test_only_the_linker_loads_numpy(package: str) -> None:
+    program = f"import sys, {package}; sys.exit('numpy' in sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=False, env={"PYTHONPATH": ":".join(sys.path)}
+    )
+    assert loaded.returncode == 0
+
+
 def test_help_lists_what_exists_and_imports_none_of_it() -> None:
     program = (
         "import sys\n"

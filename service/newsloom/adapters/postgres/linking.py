@@ -41,11 +41,10 @@ from newsloom.adapters.postgres.linking_sql import (
     WAITING,
 )
 from newsloom.adapters.postgres.store import Checkpoint
+from newsloom.core.change_log import START, ChangePosition, StoryChangeKind
 from newsloom.core.copy_groups import CopyEdge
 from newsloom.core.linking import (
     ALGORITHM_VERSION,
-    START,
-    ChangePosition,
     LinkableArticle,
     LinkChange,
     LinkResults,
@@ -54,7 +53,6 @@ from newsloom.core.linking import (
     root_key,
 )
 from newsloom.core.signatures import Signature
-from newsloom.core.story_index import StoryChangeKind
 from newsloom.core.text_features import Features
 from newsloom.errors import Unavailable
 from newsloom.ports import Fenced, LinkerRunning, LinkLease, LinkRead

@@ -28,9 +28,9 @@ from newsloom.adapters.postgres.relaying_sql import (
     WAITING,
 )
 from newsloom.adapters.postgres.store import Checkpoint
+from newsloom.core.change_log import ChangePosition
 from newsloom.core.changes import SNAPSHOT, Changed, Entity, Note
 from newsloom.core.dead_letters import Headers, LetterId, StoredLetter
-from newsloom.core.linking import ChangePosition
 from newsloom.ports import Fenced, RelayFeed, RelayLease, RelayRead, UnsentLetters
 from newsloom.settings import PostgresSettings
 
