@@ -2,22 +2,18 @@
 
 import asyncio
 import json
-import re
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
+from urllib.parse import urlsplit
 
-import aiohttp
-import asyncpg
 import pytest
 
 from tests.support.blackbox import Line, finish, producer, send_raw
 from tests.support.kafka import MakeTopic
+from tests.support.watching import PASSWORD, arguments_of, ingesting, login_role
+from tests.support.watching import assert_no_canary as no_canary
 
-TITLE, BODY, URL, SECURED, KEY, HEADER, PASSWORD = (f"canary{number}x7f3q" for number in range(7))
+TITLE, BODY, URL, SECURED, KEY, HEADER = (f"canary{number}x7f3q" for number in range(6))
 CANARIES = (TITLE, BODY, URL, SECURED, KEY, HEADER, PASSWORD)
 SHOWN_ON_THE_STATUS_PAGE = (TITLE, URL)
 """A person wants to read titles and follow them."""
@@ -28,77 +24,8 @@ async def line(kafka_bootstrap: str, make_topic: MakeTopic, database: str) -> Li
     return Line(kafka_bootstrap, database, await make_topic(1, name="articles"))
 
 
-@asynccontextmanager
-async def login_role(dsn: str, member_of: str) -> AsyncIterator[str]:
-    """A login role that is a member of one role and nothing else; gives its DSN."""
-    name = f"login_{uuid4().hex[:12]}"
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(
-            f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}' IN ROLE {member_of}"
-        )
-        parts = urlsplit(dsn)
-        host = parts.netloc.rpartition("@")[2]
-        yield urlunsplit(parts._replace(netloc=f"{name}:{PASSWORD}@{host}"))
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", name
-        )
-        await connection.execute(f"DROP ROLE {name}")
-    finally:
-        await connection.close()
-
-
-@dataclass
-class Running:
-    """An ingest process, everything it has said so far, and its admin port."""
-
-    process: asyncio.subprocess.Process
-    said: bytearray = field(default_factory=bytearray)
-    port: int = 0
-
-    async def get(self, path: str) -> str:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{self.port}{path}") as answer,
-        ):
-            return await answer.text()
-
-
-@asynccontextmanager
-async def ingesting(line: Line, **extra: str) -> AsyncIterator[Running]:
-    process = await line.start("ingest", "--format", "json", extra=extra)
-    running = Running(process)
-    stream = process.stderr
-    assert stream is not None
-
-    async def collect() -> None:
-        while chunk := await stream.read(1 << 16):
-            running.said += chunk
-
-    collecting = asyncio.create_task(collect())
-    try:
-        async with asyncio.timeout(30):
-            while not (found := re.search(rb'admin port open".*?"port": ?(\d+)', running.said)):
-                assert process.returncode is None, running.said.decode()
-                await asyncio.sleep(0.05)
-        running.port = int(found[1])
-        yield running
-    finally:
-        process.terminate()
-        async with asyncio.timeout(30):
-            await process.wait()
-            await collecting
-
-
-def arguments_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode()
-
-
 def assert_no_canary(text: str, canaries: Iterable[str] = CANARIES, *, where: str) -> None:
-    for canary in canaries:
-        position = text.find(canary)
-        near = text[max(0, position - 200) : position + 40]
-        assert position < 0, f"{canary} in {where}: ...{near}"
+    no_canary(text, canaries, where=where)
 
 
 def article(**changes: object) -> bytes:

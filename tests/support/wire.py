@@ -5,6 +5,7 @@ message without key and value, timestamps that are no times, header names that a
 lengths that lie, a gigabyte squeezed into a megabyte. The broker is asked for its own verdict.
 """
 
+import asyncio
 import gzip
 import struct
 import zlib
@@ -25,6 +26,7 @@ _AFTER_LENGTH: Final = struct.Struct(">ibI")
 _CHECKED: Final = struct.Struct(">hiqqqhii")
 _ACKS_ALL: Final = -1
 _TIMEOUT_MS: Final = 60_000
+_NOT_LEADER: Final = 6
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,11 @@ async def produce(bootstrap: str, topic: str, batches: Iterable[tuple[int, bytes
             request = ProduceRequest(
                 None, _ACKS_ALL, _TIMEOUT_MS, [(topic, [(partition, content)])]
             )
-            response = await client.send(node, request)
-            ((_, ((_, code, offset, *_),)),) = response.topics
+            code, offset = _NOT_LEADER, 0
+            while code == _NOT_LEADER:  # a Kafka topic that was only just made
+                response = await client.send(node, request)
+                ((_, ((_, code, offset, *_),)),) = response.topics
+                await asyncio.sleep(0.2 if code == _NOT_LEADER else 0)
             results.append(-code if code else offset)
         return results
     finally:

@@ -37,7 +37,7 @@ _PLAIN = re.compile(
     r"https?://([a-z0-9.-]+)((?:/[A-Za-z0-9_~!$()*+,:=@-][A-Za-z0-9_~!$()*+,:=@.-]*)*+/?+)",
 )
 _DOUBLED_SCHEME = re.compile(r"(?:https?:/*+)+(?=https?://)", re.IGNORECASE)
-_MARKUP_TAIL = re.compile(r"(?:</[A-Za-z0-9]{1,10}+>?)+\Z")
+_LAST_TAG = re.compile(r"</[A-Za-z0-9]{1,10}+>?\Z")
 _NUMERIC_AMPERSAND = re.compile(r"&(?:(?:amp;)*+#(?:0{0,3}38|x0{0,3}26);)+", re.IGNORECASE)
 _NAMED_AMPERSAND = re.compile(r"&(?:amp;)++")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -130,6 +130,14 @@ def host_of(url: str) -> str:
     return _possible_host(parsed.hostname) or ""
 
 
+def _without_markup_tail(url: str) -> str:
+    """Cut closing tags off the end, one by one: as one pattern, rows of them cost their square."""
+    end = len(url)
+    while (at := url.rfind("</", 0, end)) >= 0 and _LAST_TAG.match(url, at, end):
+        end = at
+    return url[:end]
+
+
 def _repaired(url: str) -> str:
     """Undo what feeds do to addresses on the way. Empty when there is nothing usable in it."""
     if not url.isprintable():
@@ -139,7 +147,7 @@ def _repaired(url: str) -> str:
         url = url.strip(_INVISIBLE)
     if "<" in url:
         url = url.strip().removeprefix("<![CDATA[").removesuffix("]]>")
-        url = _MARKUP_TAIL.sub("", url)
+        url = _without_markup_tail(url)
     if "&" in url and "#" in url:
         url = _NUMERIC_AMPERSAND.sub("&", url)
     if url.startswith("//"):

@@ -47,6 +47,10 @@ _BASE_CONFIG: Final[Mapping[str, str]] = {
     "unix_socket_directories": "",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    # An error's details, context and statement quote rows: no article text in a log.
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
+    "log_parameter_max_length_on_error": "0",
 }
 
 

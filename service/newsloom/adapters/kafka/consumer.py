@@ -29,6 +29,7 @@ from aiokafka.errors import (
 )
 
 from newsloom.adapters.kafka.client import client_options, kafka_unavailable, unavailable
+from newsloom.adapters.kafka.inflating import FOREIGN_ERRORS, bound_decoders
 from newsloom.errors import Unavailable
 from newsloom.ports import Delivery, OwnershipListener, PositionLost, TopicPartition, Unreadable
 from newsloom.settings import IngestSettings, KafkaSettings
@@ -50,6 +51,7 @@ async def open_source(
 
     Leaves it at the end. Raises Unavailable when Kafka is away.
     """
+    bound_decoders()
     consumer = AIOKafkaConsumer(
         **client_options(kafka),
         group_id=ingest.consumer_group,
@@ -198,6 +200,8 @@ def _poll_errors() -> Iterator[None]:
         raise Unreadable(type(error).__name__) from error
     except KafkaError as error:
         raise unavailable(error) from error
+    except FOREIGN_ERRORS as error:
+        raise Unreadable(type(error).__name__) from error
     except OSError as error:
         raise Unavailable("kafka", type(error).__name__) from error
     except (

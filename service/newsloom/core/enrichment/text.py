@@ -9,6 +9,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 
 import ftfy
 from selectolax.lexbor import LexborHTMLParser
@@ -24,6 +25,9 @@ MAX_ROUNDS = 6
 
 MAX_ELEMENTS = 4000
 """Of one text. HTML parsers take quadratic time for deep nesting; beyond this, tags are cut out."""
+
+MAX_TAGS = 50_000
+"""Of one text. Beyond this nobody has written it: each tag becomes a space, at once."""
 
 MAX_MISREAD_CHARACTERS = 50_000
 """Of one text. Judging mojibake takes a microsecond for three characters: longer text stays."""
@@ -122,13 +126,18 @@ _BREAK = re.compile(
 _HIDDEN = ["script", "style", "noscript", "iframe", "template", "head", "svg", "object", "embed"]
 
 
+_unescaped = lru_cache(maxsize=1024)(html.unescape)
+
+
 def _entity(entity: re.Match[str]) -> str:
-    return html.unescape(entity[0])
+    return _unescaped(entity[0])
 
 
 def _html_text(text: str) -> str:
     """Text of an HTML fragment; blocks are set apart by line breaks."""
     text = text.replace("<![CDATA[", "").replace("]]>", "")
+    if text.count("<") > MAX_TAGS:
+        return _TAG.sub(" ", text.replace("<!--", " "))
     text = _BREAK.sub("\n<", _joined_surrogates(text))
     if text.count("<") > MAX_ELEMENTS:
         return _TAG.sub(" ", text.replace("<!--", " "))
