@@ -250,10 +250,30 @@ def test_a_canonical_url_is_its_own_canonical_form(url: str) -> None:
 PLAIN_PATHS = st.text("abmp019-_./~!:,@()", max_size=30)
 
 
-@given(PLAIN_PATHS)
-def test_the_short_way_and_the_long_way_agree(path: str) -> None:
+HOSTS = st.sampled_from(
+    [
+        "www.example.com",
+        "amp.example.com",
+        "amp.cnn.com",
+        "camp.org",
+        "www.google.com",
+        "bbc.com",
+        "www.bing-amp.com",
+        "x.cdn.ampproject.org",
+        "amp.cloudflare.com",
+        "a.amp.cloudflare.com",
+    ]
+)
+
+
+@given(HOSTS, PLAIN_PATHS)
+@example("x.cdn.ampproject.org", "c/s/bbc.com/a")
+@example("amp.example.com", "a")
+@example("www.google.com", "amp/s/bbc.com/a")
+@example("bbc.com", "news/amp/a")
+def test_the_short_way_and_the_long_way_agree(host: str, path: str) -> None:
     # A fragment makes the plain form miss the short way, and changes nothing else.
-    url = f"https://www.example.com/{path}"
+    url = f"https://{host}/{path}"
     assert canonicalise(url) == canonicalise(url + "#x")
 
 

@@ -74,10 +74,10 @@ def canonicalise(url: str) -> CanonicalUrl | None:
     """
     if len(url) > MAX_URL_CHARACTERS:
         return None
-    if "amp" not in url and (plain := _PLAIN.fullmatch(url)):
+    if plain := _PLAIN.fullmatch(url):
         # Most addresses are canonical as they stand; only the host needs a second look.
         host, path = plain.groups()
-        site = _site(host)
+        site = None if _may_be_amp(host, path) else _site(host)
         if site is not None:
             return CanonicalUrl(url if path else url + "/", site + path.rstrip("/"))
     canonical = _resolved(_repaired(url))
@@ -328,6 +328,11 @@ def _wrapped(address: _Address) -> str:
             if name == wanted and value.startswith("http"):
                 return unquote_plus(value)
     return ""
+
+
+def _may_be_amp(host: str, path: str) -> bool:
+    """Tell whether a host and path without a query may stand for another address."""
+    return "amp" in path or host.startswith("amp.") or host.endswith(RULES.amp_caches)
 
 
 def _amp_target(rest: str, query: str) -> str:
