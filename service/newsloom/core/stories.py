@@ -41,8 +41,6 @@ class StoryConfig:
     mean above `dense_from`.
     Articles published up to `free_days` apart are not told apart by time; each further day costs
     `day_cost`, at most `most_time_cost`. A related edge adds `related_gain`.
-    `assumed_articles` without any of its terms are counted into the window: in a small one every
-    word would be rare.
 
     `bucket_bits` sizes the index, `chain_cap` postings are read of a term, `candidates` articles
     looked at, `pool_stories` stories and about `pool_articles` articles grouped anew; of a story
@@ -50,7 +48,7 @@ class StoryConfig:
     """
 
     threshold: float = 0.10
-    few_pairs: float = 0.16
+    few_pairs: float = 0.14
     closeness: float = 0.8
     few_articles: float = 2.0
     density: float = 0.5
@@ -60,7 +58,7 @@ class StoryConfig:
     day_cost: float = 0.02
     most_time_cost: float = 0.2
     related_gain: float = 0.15
-    assumed_articles: int = 100
+    assumed_articles: int = 10
     bucket_bits: int = 22
     chain_cap: int = 16
     candidates: int = 24
