@@ -153,8 +153,8 @@ _PACK: Final[dict[str, Callable[[bytes], bytes]]] = {
 async def produce(bootstrap: str, topic: str, batches: Iterable[tuple[int, bytes]]) -> list[int]:
     """Put batches into partitions, in order; return the base offset of each.
 
-    Of a batch that the broker refuses, minus its error code (87 is INVALID_RECORD, 10 too large, 2
-    a wrong checksum, 76 an unsupported codec).
+    Of a batch that the broker refuses, minus its error code: 1 is an error it did not expect, 87
+    INVALID_RECORD, 10 too large, 2 a wrong checksum.
     """
     client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=_TIMEOUT_MS)
     await client.bootstrap()
@@ -172,7 +172,7 @@ async def produce(bootstrap: str, topic: str, batches: Iterable[tuple[int, bytes
                 response = await client.send(node, request)
                 ((_, ((_, code, offset, *_),)),) = response.topics
                 await asyncio.sleep(0.2 if code == _NOT_LEADER else 0)
-            results.append(-code if code else offset)
+            results.append(-abs(code) if code else offset)
         return results
     finally:
         await client.close()
