@@ -60,6 +60,10 @@ MAX_STATE_AGE_SECONDS = 5.0
 """States read longer ago are read again instead of sent: we may have been frozen meanwhile."""
 
 
+Versions = dict[tuple[Entity, UUID], int]
+"""The version in which the state of an article or story was sent."""
+
+
 class Relay:
     """The relay role over a `RelayStore` and a sink for each feed."""
 
@@ -88,6 +92,8 @@ class Relay:
         self._jitter = jitter
         self._beat = beat
         self._looked_at = dict.fromkeys(RelayFeed, -1.0)
+        self._in_doubt: Versions = {}
+        """What was sent, or may have been, before we knew whether we still led."""
         self.sent = 0
         """Messages that Kafka has acknowledged since the start."""
 
@@ -114,6 +120,8 @@ class Relay:
         waits = self._waits()
         while not stop.is_set():
             try:
+                if feed is RelayFeed.CHANGES:
+                    await self._settle()
                 async with self._store.lead(feed):
                     waits = self._waits()
                     await self._trying(feed, follow, stop)
@@ -157,12 +165,10 @@ class Relay:
             messages = await asyncio.to_thread(_messages, read.changed)
             if loop.time() - read_at > MAX_STATE_AGE_SECONDS:
                 continue
+            self._in_doubt |= _versions(read.changed)
             await self._send_changes(read.changed, messages)
-            try:
-                await self._store.advance(lease, read.position)
-            except Fenced:
-                await self._put_right(read.changed)
-                raise
+            await self._store.advance(lease, read.position)
+            self._in_doubt.clear()
             lease = RelayLease(lease.epoch, read.position)
             for changed in read.changed:
                 self._metrics.relayed(Relayed(changed.entity.value))
@@ -178,22 +184,30 @@ class Relay:
             last = UUID(int=0)
             while page := await self._store.snapshot(entity, last, READ_ROWS):
                 await self._send_changes(page, await asyncio.to_thread(_messages, page))
-                await self._put_right(page)
+                await self._put_right(_versions(page))
                 last = page[-1].entity_id
                 count += len(page)
                 told(count)
         return count
 
-    async def _put_right(self, sent: Sequence[Changed]) -> None:
-        """Send again what has moved on since it was read, until nothing has."""
-        versions = {(one.entity, one.entity_id): one.version for one in sent}
+    async def _settle(self) -> None:
+        """Put right what was sent without learning that we still led: fenced, or cut off.
+
+        Whoever leads by now may have sent a newer state before our older one, which compaction
+        would keep. Needs no lead: a repeat of the present state is harmless.
+        """
+        await self._put_right(self._in_doubt)
+        self._in_doubt.clear()
+
+    async def _put_right(self, versions: Versions) -> None:
+        """Send again what has moved on from these versions, until nothing has."""
         while versions:
             moved: list[Changed] = []
             for entity in Entity:
                 known = {key[1]: version for key, version in versions.items() if key[0] is entity}
                 moved += await self._store.moved_on(entity, known) if known else ()
             await self._send_changes(moved, await asyncio.to_thread(_messages, moved))
-            versions = {(one.entity, one.entity_id): one.version for one in moved}
+            versions = _versions(moved)
 
     async def _send_changes(
         self, changed: Sequence[Changed], messages: Sequence[Sequence[Outgoing]]
@@ -274,6 +288,10 @@ class Relay:
 
     def _waits(self) -> Iterator[float]:
         return delays(0.1, 3.0, self._jitter)
+
+
+def _versions(changed: Sequence[Changed]) -> Versions:
+    return {(one.entity, one.entity_id): one.version for one in changed}
 
 
 def _messages(changed: Sequence[Changed]) -> list[list[Outgoing]]:

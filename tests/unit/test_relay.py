@@ -398,6 +398,23 @@ async def test_a_fenced_relay_puts_right_what_moved_on_and_then_leads_anew() -> 
     assert [json.loads(m.value or b"")["version"] for m in changes.sent] == [1, 2]
 
 
+async def test_a_relay_that_is_cut_off_after_sending_puts_right_what_moved_on_too() -> None:
+    """A frozen one loses its connections: then it never hears that it is fenced."""
+    store, changes = Store([changed(version=1)]), Sink()
+    advance, cuts = store.advance, [True]
+
+    async def cut(lease: RelayLease, to: ChangePosition) -> None:
+        if cuts.pop() if cuts else False:  # meanwhile another one leads, and is ahead
+            store.log.append(changed(version=2))
+            store.epoch, store.position = store.epoch + 1, 2
+            raise Unavailable("postgres", "08006")
+        await advance(lease, to)
+
+    store.advance = cut  # type: ignore[method-assign]
+    await run_relay(store, changes, Sink())
+    assert [json.loads(m.value or b"")["version"] for m in changes.sent] == [1, 2]
+
+
 async def test_a_snapshot_tells_everything_page_by_page_and_what_moves_meanwhile_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
