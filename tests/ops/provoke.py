@@ -227,7 +227,7 @@ async def commits_cut(town: Town) -> str:
     """The network to Postgres breaks after a COMMIT was sent, twice."""
     wanted = _of(commits_cut)
     for _ in range(2):
-        trigger = town.postgres.arm(Trigger(b"COMMIT", Cut.AFTER))
+        trigger = town.postgres.arm(Trigger(b"COMMIT\x00", Cut.AFTER))
         await town.send(20)
         async with asyncio.timeout(30):
             await trigger.fired.wait()

@@ -129,8 +129,18 @@ async def load(line: Line) -> None:
         wave += 1
         batch = [next(messages) for _ in range(40 + 160 * (wave % 3))]
         await send(line.bootstrap, line.topic, batch, lambda m: len(m.path) % 2)
-        await send_raw(line.bootstrap, line.topic, [*BAD, ODD, json.dumps(NO_DATE).encode()])
+        # Not the same in each wave: on a quiet machine the waves come like clockwork.
+        raw = [*BAD, ODD, json.dumps(NO_DATE).encode()] * (1 + wave % 4)
+        await send_raw(line.bootstrap, line.topic, [*raw, *mentioning(wave)])
         await asyncio.sleep(0.6)
+
+
+def mentioning(wave: int) -> list[bytes]:
+    """Records that mention others: a different number in each wave."""
+    base = "https://summitledger.example"
+    related = [{"title": f"M{n}", "originalUrl": f"{base}/m/{n}"} for n in range(1 + wave % 7)]
+    record = {"title": "Mentions", "originalUrl": f"{base}/mentions", "related": related}
+    return [json.dumps(record).encode()] * (1 + wave % 3)
 
 
 def moves(result: list[dict[str, Any]]) -> bool:

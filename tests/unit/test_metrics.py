@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -69,6 +70,16 @@ def test_every_name_has_the_prefix_a_base_unit_and_a_help_text() -> None:
         assert family.documentation.endswith("."), family.name
         for sample in family.samples:
             assert set(sample.labels) <= ALLOWED_LABELS, family.name
+
+
+def test_nothing_is_defined_that_no_flow_observes() -> None:
+    folder = Path(__file__).resolve().parents[2] / "service" / "newsloom"
+    texts = {path: path.read_text() for path in folder.rglob("*.py")}
+    inside = texts.pop(folder / "metrics.py")
+    names = {name for name in (*vars(new()), *vars(Metrics)) if not name.startswith("_")}
+    used = set(re.findall(r"metrics\.(\w+)", "\n".join(texts.values()) + inside))
+    used |= set(re.findall(r"self\.(\w+)\.(?:inc|set|observe)", inside))  # by a method
+    assert names - used - {"registry"} == set()
 
 
 def test_the_names_that_others_rely_on_exist() -> None:

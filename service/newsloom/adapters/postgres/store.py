@@ -8,7 +8,7 @@ from functools import partial
 import asyncpg
 
 from newsloom.adapters.postgres.connection import Connections, PoolState
-from newsloom.adapters.postgres.errors import Retry, retry_of
+from newsloom.adapters.postgres.errors import LINK_ERRORS, Retry, retry_of
 from newsloom.adapters.postgres.reading import OwnerMoved, find_keys, gather
 from newsloom.adapters.postgres.writing import Source, write
 from newsloom.core.batch import BatchReport, Outcome
@@ -91,6 +91,7 @@ class PostgresStore:
         self._marks = marks
         self._group = consumer_group
         self._time = metrics.time if metrics else _unmeasured
+        self._unanswered = metrics.commit_unknown.inc if metrics else _uncounted
         self._checkpoint = checkpoint or _pass
         self._fold = partial(fold, refreshed_changes=refreshed_changes)
 
@@ -204,7 +205,11 @@ class PostgresStore:
         await self._checkpoint("before_commit")
         with self._time(Stage.COMMIT):
             # A transaction that failed unnoticed answers COMMIT with ROLLBACK, and no error.
-            tag = await connection.execute("COMMIT")
+            try:
+                tag = await connection.execute("COMMIT")
+            except LINK_ERRORS:  # the next claim reads what has happened
+                self._unanswered()
+                raise
         if tag != "COMMIT":
             raise Unavailable("postgres", tag)
         await self._checkpoint("after_commit")
@@ -273,6 +278,10 @@ async def _may_retry(connection: asyncpg.Connection, error: Exception) -> bool:
 
 async def _pass(_name: str) -> None:
     """Go on: the checkpoint of a process that is not under test."""
+
+
+def _uncounted() -> None:
+    """Count nothing: there are no metrics."""
 
 
 def _unmeasured(_stage: Stage) -> AbstractContextManager[None]:
