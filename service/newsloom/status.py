@@ -40,6 +40,10 @@ _METRICS: Final = (
     "newsloom_end_to_end_seconds_count",
     "newsloom_end_to_end_seconds_sum",
     "newsloom_last_commit_timestamp_seconds",
+    "newsloom_linked_articles_total",
+    "newsloom_link_lag_seconds",
+    "newsloom_relayed_total",
+    "newsloom_relay_lag_seconds",
 )
 
 Figures = Mapping[tuple[str, tuple[str, ...]], float]
@@ -96,6 +100,8 @@ class StatusBoard:
             "reasons": list(verdict.reasons),
             "outcomes": {name: _of(figures, "newsloom_records_total", name) for name in _OUTCOMES},
             "flow": self._flow(history),
+            "link": self._follower("newsloom_linked_articles_total", "newsloom_link_lag_seconds"),
+            "relay": self._follower("newsloom_relayed_total", "newsloom_relay_lag_seconds"),
             "partitions": _partitions(figures),
             "stages": self._stages(),
             "history": history,
@@ -125,6 +131,17 @@ class StatusBoard:
             "lag": _lag(new),
             "end_to_end_seconds": self._mean("newsloom_end_to_end_seconds"),
             "last_commit_at": _iso(last_commit) if last_commit else None,
+        }
+
+    def _follower(self, counter: str, lag: str) -> dict[str, float]:
+        """Of what follows the change log: what it has done since the start, a second now, behind."""
+        before, old = self._samples[max(0, len(self._samples) - 2)]
+        after, new = self._samples[-1]
+        total = _sum(new, counter)
+        return {
+            "total": total,
+            "rate": round((total - _sum(old, counter)) / _apart(before, after), 2),
+            "behind_seconds": _of(new, lag),
         }
 
     def _stages(self) -> list[dict[str, object]]:
@@ -219,7 +236,11 @@ def _of(figures: Figures, name: str, *labels: str) -> float:
 
 
 def _lag(figures: Figures) -> float:
-    return sum(v for (name, _), v in figures.items() if name == "newsloom_consumer_lag_records")
+    return _sum(figures, "newsloom_consumer_lag_records")
+
+
+def _sum(figures: Figures, wanted: str) -> float:
+    return sum(value for (name, _), value in figures.items() if name == wanted)
 
 
 def _partitions(figures: Figures) -> list[dict[str, object]]:

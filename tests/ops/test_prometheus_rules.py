@@ -3,17 +3,19 @@ looked up, and they speak of metrics that exist.
 """
 
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 
 import asyncpg
+import click
 import pytest
 
-from newsloom.cli.main import COMMANDS
+from newsloom.cli.main import COMMANDS, newsloom
 from newsloom.settings import VARIABLES
 from tests.ops.promql import FOREIGN, metrics_of, our_series
 from tests.ops.test_dashboards import panels
-from tests.ops.tools import OPS, alerts, load_yaml, program, rules, run
+from tests.ops.tools import OPS, ROOT, alerts, load_yaml, program, rules, run
 
 PROMETHEUS = OPS / "prometheus"
 TEST_FILES = sorted(PROMETHEUS.glob("rules*_test.yml"))
@@ -95,6 +97,21 @@ def test_the_runbook_names_commands_settings_panels_and_alerts_that_exist() -> N
         assert named in titles or any(title.startswith(named) for title in titles), named
     for named in re.findall(r"(?<!\*)\*([a-z][^*]+?)\*(?!\*)", text):
         assert named in log_lines, named
+
+
+@pytest.mark.parametrize("page", ["ops/runbook.md", "docs/deployment.md", "docs/backup.md"])
+def test_the_commands_of_a_page_have_the_options_that_it_gives_them(page: str) -> None:
+    text = " ".join((ROOT / page).read_text().split())
+    commands = re.findall(r"`newsloom ([a-z][^`]*)`", text)
+    assert commands
+    for words in map(shlex.split, commands):
+        command: click.Command | None = newsloom
+        rest = list(words)
+        while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+            command = command.get_command(click.Context(command), rest.pop(0))
+        assert command is not None, words
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert {word for word in rest if word.startswith("--")} <= known, words
 
 
 async def test_the_runbook_reads_columns_that_exist(database: str) -> None:

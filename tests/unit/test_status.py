@@ -12,7 +12,7 @@ from newsloom.adapters.postgres.news import News
 from newsloom.core.batch import Outcome
 from newsloom.errors import Unavailable
 from newsloom.health import Health
-from newsloom.metrics import Metrics, Stage
+from newsloom.metrics import Metrics, Relayed, Stage
 from newsloom.status import SAMPLES, StatusBoard, keep_reading
 
 
@@ -86,6 +86,17 @@ def test_what_arrives_is_what_is_applied_and_what_more_waits(bench: Bench) -> No
     flow = bench.page()["flow"]
     assert isinstance(flow, dict)
     assert (flow["applied"], flow["arriving"], flow["lag"]) == (4.0, 14.0, 30)
+
+
+def test_what_follows_the_change_log_has_a_rate_and_is_so_far_behind(bench: Bench) -> None:
+    assert bench.page()["link"] == {"total": 0, "rate": 0, "behind_seconds": 0}
+    bench.metrics.relayed(Relayed.ARTICLE, 6)
+    bench.metrics.relayed(Relayed.DEAD_LETTER, 2)
+    bench.metrics.linked_articles.inc(3)
+    bench.metrics.set_link(lag_seconds=7.5, window=3, size=100)
+    bench.later(2.0)
+    assert bench.page()["relay"] == {"total": 8, "rate": 4, "behind_seconds": 0}
+    assert bench.page()["link"] == {"total": 3, "rate": 1.5, "behind_seconds": 7.5}
 
 
 def test_partitions_are_in_order_and_parked_ones_are_marked(bench: Bench) -> None:
