@@ -3,7 +3,11 @@
 import os
 import re
 import shutil
+import signal
 import stat
+import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +169,33 @@ def test_make_secrets_draws_every_secret_once_and_keeps_it(tmp_path: Path) -> No
     passwords = [text for name, text in before.items() if name.endswith("password")]
     assert len(set(passwords)) == len(passwords)
     assert all(re.fullmatch(r"[0-9a-f]{48}", password) for password in passwords)
+
+
+def test_maintenance_begins_at_once_and_ends_when_told(tmp_path: Path) -> None:
+    (script,) = SERVICES["maintain"]["command"]
+    done = tmp_path / "maintained"
+    fake = tmp_path / "newsloom"
+    fake.write_text(f"#!/bin/sh\necho $1 >> {tmp_path}/asked\n")
+    fake.chmod(0o755)
+    text = re.sub(r"/tmp/maintained", str(done), script.replace("$$", "$"))
+    process = subprocess.Popen(
+        [*SERVICES["maintain"]["entrypoint"], text],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not done.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        process.terminate()
+        assert process.wait(10) == 0
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)  # nothing of it is left
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (tmp_path / "asked").read_text() == "maintain\n"
 
 
 def test_secrets_are_never_committed() -> None:
