@@ -134,7 +134,7 @@ class StatusBoard:
         }
 
     def _follower(self, counter: str, lag: str) -> dict[str, float]:
-        """Of what follows the change log: done since the start, and a second now; how far behind."""
+        """Of what follows the change log: done since the start, a second now, how late."""
         before, old = self._samples[max(0, len(self._samples) - 2)]
         after, new = self._samples[-1]
         total = _sum(new, counter)
