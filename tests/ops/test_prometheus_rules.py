@@ -18,6 +18,7 @@ from tests.ops.test_dashboards import panels
 from tests.ops.tools import OPS, ROOT, alerts, load_yaml, program, rules, run
 
 PROMETHEUS = OPS / "prometheus"
+ALERTMANAGER = PROMETHEUS / "alertmanager.example.yml"
 TEST_FILES = sorted(PROMETHEUS.glob("rules*_test.yml"))
 
 
@@ -25,6 +26,21 @@ def test_promtool_accepts_configuration_and_rules() -> None:
     promtool = program("promtool")
     run(promtool, "check", "rules", "--lint=all", "--lint-fatal", PROMETHEUS / "rules.yml")
     run(promtool, "check", "config", "--lint=all", "--lint-fatal", PROMETHEUS / "prometheus.yml")
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_each_alert_reaches_whom_its_severity_says(name: str) -> None:
+    severity = alerts()[name]["labels"]["severity"]
+    labels = (f"alertname={name}", f"severity={severity}", "job=newsloom")
+    arguments = ("config", "routes", "test", f"--config.file={ALERTMANAGER}")
+    said = run(program("amtool"), *arguments, f"--verify.receivers={severity}s", *labels)
+    assert f"{severity}s" in said
+
+
+def test_what_keeps_an_alert_quiet_is_an_alert_too() -> None:
+    run(program("amtool"), "check-config", ALERTMANAGER)
+    named = re.findall(r"Newsloom\w+", re.sub(r'"Newsloom\.\+"', "", ALERTMANAGER.read_text()))
+    assert set(named) <= set(alerts())
 
 
 @pytest.mark.timeout(300)

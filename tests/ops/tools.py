@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 OPS = ROOT / "ops"
 RULES = OPS / "prometheus" / "rules.yml"
 
-DEBIAN_PACKAGES = {"promtool": "prometheus", "prometheus": "prometheus"}
+DEBIAN_PACKAGES = {
+    "promtool": "prometheus",
+    "prometheus": "prometheus",
+    "amtool": "prometheus-alertmanager",
+}
 
 
 def program(name: str) -> str:
