@@ -59,7 +59,7 @@ class Linker:
         waits = self._waits()
         while not stop.is_set():
             try:
-                async with self._store.lead():
+                async with self._store.lead(self._stand_by):
                     waits = self._waits()
                     await self._follow(stop)
             except Fenced:
@@ -69,7 +69,13 @@ class Linker:
                 self._health.away(error.dependency, error.code)
                 self._metrics.retry(error.dependency)
                 logger.warning("waiting for a dependency", extra={"code": error.code})
+                self._beat()  # a database that is away is no reason to restart
                 await wait_or_stop(next(waits), stop)
+
+    def _stand_by(self) -> None:
+        """Another links: we are well, and so is Postgres."""
+        self._health.usable("postgres")
+        self._beat()
 
     async def _follow(self, stop: asyncio.Event) -> None:
         """Be the linker: restore the index, then read, decide and write until told to stop."""

@@ -1,6 +1,6 @@
 """What the flows ask of the outside world. Adapters give it; contract tests hold them to it."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -252,8 +252,8 @@ class LinkStore(Protocol):
     Every method may raise `Unavailable`.
     """
 
-    def lead(self) -> AbstractAsyncContextManager[None]:
-        """Wait until no other linker is active, and be it."""
+    def lead(self, on_wait: Callable[[], None] = ...) -> AbstractAsyncContextManager[None]:
+        """Wait until no other linker is active, and be it; `on_wait` is called now and then."""
 
     async def take_over(self, owner_id: str) -> LinkLease:
         """Raise the epoch and return where the last linker stopped."""
@@ -341,7 +341,9 @@ class RelayStore(Protocol):
     its epoch. Every method may raise `Unavailable`.
     """
 
-    def lead(self, feed: RelayFeed) -> AbstractAsyncContextManager[None]:
+    def lead(
+        self, feed: RelayFeed, on_wait: Callable[[], None] = ...
+    ) -> AbstractAsyncContextManager[None]:
         """Wait until no other relay sends this feed, and be the one."""
 
     async def take_over(self, owner_id: str) -> RelayLease:

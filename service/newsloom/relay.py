@@ -122,7 +122,7 @@ class Relay:
             try:
                 if feed is RelayFeed.CHANGES:
                     await self._settle()
-                async with self._store.lead(feed):
+                async with self._store.lead(feed, lambda: self._seen("postgres")):
                     waits = self._waits()
                     await self._trying(feed, follow, stop)
             except Fenced:

@@ -181,20 +181,19 @@ class Town:
     async def until(
         self, *, fires: AbstractSet[str] = frozenset(), ends: AbstractSet[str] = frozenset()
     ) -> None:
-        """Wait until these alerts fire and those do not."""
-        now: AbstractSet[str] = frozenset()
+        """Wait until each of these alerts has fired, and none of those does."""
+        silent, now = set(fires), set[str]()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while True:
                     now = set(await self.firing())
-                    if fires <= now and not now & ends:
+                    silent -= now
+                    if not silent and not now & ends:
                         return
                     await asyncio.sleep(0.5)
         except TimeoutError:
-            missing, left = fires - now, now & ends
-            raise AssertionError(
-                f"silent: {sorted(missing)}; still firing: {sorted(left)}"
-            ) from None
+            left = sorted(now & ends)
+            raise AssertionError(f"silent: {sorted(silent)}; still firing: {left}") from None
 
 
 MEMBER = {

@@ -268,7 +268,9 @@ class Store:
         self.replayed: list[StoredLetter] = []
 
     @asynccontextmanager
-    async def lead(self, feed: RelayFeed) -> AsyncIterator[None]:
+    async def lead(
+        self, feed: RelayFeed, _: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[None]:
         del feed
         yield
 

@@ -6,7 +6,7 @@ come in any order; its version tells which of them are news.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -61,6 +61,8 @@ from newsloom.settings import PostgresSettings
 _LOCK: Final = 0x6E65_776C_696E_6B  # "newlink": one linker a database
 _TRY_LOCK: Final = "SELECT pg_try_advisory_lock($1)"
 _POLL_SECONDS: Final = 1.0
+_LEAST_CONNECTIONS: Final = 2
+"""The lock keeps one; without another to work with it would wait for itself."""
 
 _STORY_KINDS: Final = {
     StoryChangeKind.CREATED: "story_created",
@@ -71,6 +73,10 @@ _STORY_KINDS: Final = {
 }
 
 
+def _nothing() -> None:
+    """Nobody wants to know that we wait."""
+
+
 class PostgresLinkStore:
     """See `newsloom.ports.LinkStore`."""
 
@@ -79,11 +85,12 @@ class PostgresLinkStore:
         self._checkpoint = checkpoint
 
     @asynccontextmanager
-    async def lead(self) -> AsyncIterator[None]:
+    async def lead(self, on_wait: Callable[[], None] = _nothing) -> AsyncIterator[None]:
         """Hold the linker's advisory lock; it goes with the connection, however that ends."""
         async with self._connections.use() as connection:
             # Not the waiting form of the lock: it would run into the statement timeout.
-            while not await connection.fetchval(_TRY_LOCK, _LOCK):  # noqa: ASYNC110
+            while not await connection.fetchval(_TRY_LOCK, _LOCK):
+                on_wait()
                 await asyncio.sleep(_POLL_SECONDS)
             try:
                 yield
@@ -370,6 +377,8 @@ async def open_link_store(
     settings: PostgresSettings, checkpoint: Checkpoint | None = None
 ) -> AsyncIterator[PostgresLinkStore]:
     """Open a link store whose connections end with the block."""
+    least = max(settings.pool_max_connections, _LEAST_CONNECTIONS)
+    settings = settings.model_copy(update={"pool_max_connections": least})
     connections = Connections(settings, "newsloom link")
     try:
         yield PostgresLinkStore(connections, checkpoint)

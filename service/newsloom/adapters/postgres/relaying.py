@@ -6,7 +6,7 @@ running transactions, behind a cursor of its own that an epoch fences.
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -40,8 +40,14 @@ _LOCKS: Final = {
 }
 _TRY_LOCK: Final = "SELECT pg_try_advisory_lock($1)"
 _POLL_SECONDS: Final = 1.0
+_LEAST_CONNECTIONS: Final = 3
+"""The lock of each feed keeps one; without another to work with it would wait for itself."""
 _READ_BYTES: Final = 8 << 20
 """Text of articles, or values of dead letters, held in memory at a time."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know that we wait."""
 
 
 class PostgresRelayStore:
@@ -52,11 +58,14 @@ class PostgresRelayStore:
         self._checkpoint = checkpoint
 
     @asynccontextmanager
-    async def lead(self, feed: RelayFeed) -> AsyncIterator[None]:
+    async def lead(
+        self, feed: RelayFeed, on_wait: Callable[[], None] = _nothing
+    ) -> AsyncIterator[None]:
         """Hold the feed's advisory lock; it goes with the connection, however that ends."""
         async with self._connections.use() as connection:
             # Not the waiting form of the lock: it would run into the statement timeout.
-            while not await connection.fetchval(_TRY_LOCK, _LOCKS[feed]):  # noqa: ASYNC110
+            while not await connection.fetchval(_TRY_LOCK, _LOCKS[feed]):
+                on_wait()
                 await asyncio.sleep(_POLL_SECONDS)
             try:
                 yield
@@ -213,6 +222,8 @@ async def open_relay_store(
     settings: PostgresSettings, checkpoint: Checkpoint | None = None
 ) -> AsyncIterator[PostgresRelayStore]:
     """Open a relay store whose connections end with the block."""
+    least = max(settings.pool_max_connections, _LEAST_CONNECTIONS)
+    settings = settings.model_copy(update={"pool_max_connections": least})
     connections = Connections(settings, "newsloom relay")
     try:
         yield PostgresRelayStore(connections, checkpoint)
