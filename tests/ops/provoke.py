@@ -308,7 +308,7 @@ async def counting_wrong(town: Town) -> str:
 
 @provokes("PartitionParked")
 async def position_beyond_the_end(town: Town) -> str:
-    """A stored position is beyond the end of the partition, as after a Kafka topic was made anew."""
+    """A stored position is beyond the end of the partition, as when a Kafka topic is made anew."""
     wanted = _of(position_beyond_the_end)
     moved = "UPDATE newsloom.ingest_offsets SET epoch = epoch + 1, next_offset = next_offset + 10^6"
     here = "kafka_topic = $1 AND kafka_partition = 0"
