@@ -207,7 +207,7 @@ class PostgresStore:
             # A transaction that failed unnoticed answers COMMIT with ROLLBACK, and no error.
             try:
                 tag = await connection.execute("COMMIT")
-            except LINK_ERRORS:  # the next claim reads what has happened
+            except (*LINK_ERRORS, asyncpg.PostgresConnectionError):  # the next claim tells
                 self._unanswered()
                 raise
         if tag != "COMMIT":
