@@ -231,7 +231,7 @@ async def positions_claimed(town: Town) -> str:
     """Somebody else claims the partitions in Postgres."""
     wanted = _of(positions_claimed)
     for _ in range(3):
-        await town.line.fetch("UPDATE newsloom.ingest_offsets SET epoch = epoch + 1")
+        await town.line.fetch("UPDATE newsloom.ingest_offsets SET owner_epoch = owner_epoch + 1")
         await town.send(20, patience=40)
     await town.until(fires=wanted)
     await town.until(ends=wanted)
@@ -310,9 +310,11 @@ async def counting_wrong(town: Town) -> str:
 async def position_beyond_the_end(town: Town) -> str:
     """A stored position is beyond the end of the partition, as when a Kafka topic is made anew."""
     wanted = _of(position_beyond_the_end)
-    moved = "UPDATE newsloom.ingest_offsets SET epoch = epoch + 1, next_offset = next_offset + 10^6"
-    here = "kafka_topic = $1 AND kafka_partition = 0"
-    await town.line.fetch(f"{moved} WHERE {here}", TOPIC)
+    await town.line.fetch(
+        "UPDATE newsloom.ingest_offsets SET owner_epoch = owner_epoch + 1,"
+        " next_offset = next_offset + 1000000 WHERE kafka_topic = $1 AND kafka_partition = 0",
+        TOPIC,
+    )
     await town.send(20)
     await town.until(fires=wanted)
     rows = (await town.newsloom("offsets", "show", "--format", "json", code=1)).splitlines()
@@ -368,7 +370,7 @@ async def play_all(names: list[str]) -> bool:
             began = time.monotonic()
             try:
                 tried = await provocation.play(town)
-            except (AssertionError, TimeoutError, OSError) as error:
+            except (AssertionError, LookupError, OSError, asyncpg.PostgresError) as error:
                 held, verdict = False, f"FAILED: {type(error).__name__} {error}"
             else:
                 verdict = f"fired and ended; runbook: {tried}"
