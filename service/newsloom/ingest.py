@@ -93,7 +93,7 @@ class Ingest:
             self._unclaimed.clear()
             background = [
                 tasks.create_task(self._mirror_offsets(source, stop), name="mirror"),
-                tasks.create_task(self._report_lag(stop), name="lag"),
+                tasks.create_task(self._report_lag(source, stop), name="lag"),
                 tasks.create_task(self._watch_live(source, stop), name="backfill"),
             ]
             await self._poll(source, stop)
@@ -283,7 +283,7 @@ class Ingest:
 
     def _lag(self, state: Partition) -> int:
         end = self._source.end_offset(state.partition) if self._source else None
-        return max(0, (end or 0) - state.next_offset)
+        return max(0, max(end or 0, state.seen_end) - state.next_offset)
 
     async def is_idle(self) -> bool:
         """Tell whether everything that Kafka holds has been applied.
@@ -310,8 +310,22 @@ class Ingest:
         """Deliveries committed by this process since its start."""
         return self._owner.committed
 
-    async def _report_lag(self, stop: asyncio.Event) -> None:
+    async def _look_ahead(self, source: EventSource) -> None:
+        """Ask where the logs end that are not fetched from, because Postgres is away, say.
+
+        Else their lag would stand still while the backlog grows.
+        """
+        waiting = {p: state for p, state in self._partitions.items() if state.is_waiting}
+        try:
+            bounds = await source.bounds(list(waiting))
+        except Unavailable:
+            return  # whoever fetches says so
+        for partition, state in waiting.items():
+            state.seen_end = bounds[partition][1]
+
+    async def _report_lag(self, source: EventSource, stop: asyncio.Event) -> None:
         while not await wait_or_stop(1.0, stop):
+            await self._look_ahead(source)
             self._metrics.progress_age.set(self._health.progress_age_seconds)
             now = time.time()
             states = list(self._partitions.values())

@@ -112,7 +112,7 @@ class PartitionOwner:
 
     async def _claim(self, state: Partition, source: EventSource) -> None:
         """Take over the stored position, check it against the log, and start fetching there."""
-        state.interruption, state.anchor = None, None
+        state.interruption, state.anchor, state.seen_end = None, None, 0
         state.queue.clear()
         bounds = await source.bounds([state.partition])
         self._health.usable("kafka")

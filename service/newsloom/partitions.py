@@ -32,6 +32,8 @@ class Partition:
     """The next delivery to accept from a poll: what lies between is queued."""
     anchor: Anchor | None = None
     """Must come first, if set, and be equal: else the Kafka topic is another one."""
+    seen_end: int = 0
+    """Where its log was seen to end while nothing was fetched of it."""
     queue: deque[Delivery] = field(default_factory=deque)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     quiet: asyncio.Event = field(default_factory=asyncio.Event)

@@ -52,13 +52,14 @@ class MemorySource:
         self._listener = listener
         self._positions: dict[TopicPartition, int] = {}
         self._held: set[TopicPartition] = set()
+        self._ends: dict[TopicPartition, int] = {}
         self._failures: list[Exception] = []
         self.mirrored: dict[TopicPartition, int] = {}
 
     def assign(self, partitions: Sequence[TopicPartition]) -> None:
         """Make these the partitions of this reader, as a finished rebalance does."""
         self._positions = dict.fromkeys(partitions, 0)
-        self._held = set(partitions)
+        self._held, self._ends = set(partitions), {}
         self._listener.assigned(frozenset(partitions))
 
     async def revoke(self) -> None:
@@ -106,8 +107,8 @@ class MemorySource:
         return {partition: self._log.bounds(partition) for partition in partitions}
 
     def end_offset(self, partition: TopicPartition) -> int | None:
-        """Return the log end."""
-        return self._log.bounds(partition)[1] if partition in self._positions else None
+        """Return the log end as the last poll saw it."""
+        return self._ends.get(partition) if partition in self._positions else None
 
     async def mirror(self, positions: Mapping[TopicPartition, int]) -> None:
         """Remember the positions."""
@@ -120,6 +121,7 @@ class MemorySource:
         for partition in partitions:
             if partition not in self._positions or partition in self._held or max_records <= 0:
                 continue
+            self._ends[partition] = self._log.bounds(partition)[1]
             position = self._positions[partition]
             held = self._log.records.get(partition, [])
             found = [d for d in held if d.offset >= position][:max_records]
