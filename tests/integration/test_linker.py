@@ -258,7 +258,8 @@ async def test_what_is_read_while_results_are_written_is_not_looked_at_twice(
         for item in observations(6, 12)
     ]
     await store_all(database, items + revised)
-    monkeypatch.setattr(linker_module, "READ_ROWS", 1)
+    # All are created, then all revised: the second read meets what the first write still holds.
+    monkeypatch.setattr(linker_module, "READ_ROWS", 12)
     write = PostgresLinkStore.write
 
     async def writes_slowly(*arguments: object) -> None:
