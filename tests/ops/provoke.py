@@ -21,7 +21,8 @@ import asyncpg
 
 from tests.ops.tools import alerts
 from tests.ops.town import COUNTS_WRONG, OTHER_VERSION, TOPIC, Town, open_town
-from tests.support.blackbox import send_raw
+from tests.support.blackbox import send, send_raw
+from tests.support.generator import Message
 from tests.support.kafka import delete_topic
 from tests.support.postgres import dsn_of
 from tests.support.proxy import Cut, Trigger
@@ -335,16 +336,20 @@ async def sources_silent(town: Town) -> str:
     """A provider's articles are two hours old, and then nothing comes from anybody."""
     wanted = _of(sources_silent)
     long_ago = datetime.now(UTC) - timedelta(hours=2)
-    for number in range(22):
-        record = {
-            "title": f"Silent {number}",
-            "webUrl": f"https://silent.example/{number}",
-            "provider": {"name": "Silent", "domain": "silent.example"},
-        }
-        at = long_ago - timedelta(minutes=number)
-        value = json.dumps(record).encode()
-        stamp = int(at.timestamp() * 1000)
-        await send_raw(town.line.bootstrap, TOPIC, [value], timestamp_ms=stamp)
+    messages = [
+        Message(
+            long_ago - timedelta(minutes=number),
+            {
+                "title": f"Silent {number}",
+                "webUrl": f"https://silent.example/{number}",
+                "provider": {"name": "Silent", "domain": "silent.example"},
+            },
+            "content",
+            f"silent-{number}",
+        )
+        for number in range(22)
+    ]
+    await send(town.line.bootstrap, TOPIC, messages)
     await town.send(100, patience=40)
     await town.until(fires={"NewsloomNothingArrives"})
     await town.until(fires={"NewsloomProviderSilent"})
