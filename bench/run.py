@@ -303,9 +303,8 @@ def table(results: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, count in results["records"].items():
-        if name in results["not_measured"]:
-            lines.append(f"| {name} | {count:,} | not measured: {results['not_measured'][name]} |")
-        elif rates := results["rates"].get(name):
+        rates, why = results["rates"].get(name), results["not_measured"].get(name)
+        if rates:
             spent = [
                 results[kind].get(name) for kind in ("cpu_us_a_record", "postgres_us_a_record")
             ]
@@ -314,6 +313,9 @@ def table(results: dict[str, Any]) -> str:
                 f"| {min(rates):,.0f}..{max(rates):,.0f} "
                 f"| {' | '.join(f'{one:,.0f}' if one else '' for one in spent)} |"
             )
+        if why:
+            runs = f"not measured after {len(rates)} rounds" if rates else "not measured"
+            lines.append(f"| {name} | {count:,} | {runs}: {why} |")
     lines += ["", "| articles and mentions | a second |", "|---|---:|"]
     lines += [f"| {name} | {rate:,} |" for name, rate in results["articles_a_second"].items()]
     lines += ["", "| ratio | |", "|---|---:|"]

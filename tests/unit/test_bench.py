@@ -44,6 +44,22 @@ async def test_a_contender_that_cannot_be_had_says_why() -> None:
     assert any("small newsloom x1" in line and "4,000" in line for line in lines)
 
 
+async def test_a_round_that_fails_does_not_hide_those_before_it() -> None:
+    out = run.Measured()
+    good, bad = case("small debezium", 4000.0), case("small debezium", TimeoutError("quiet"))
+    await out.add(good)
+    await out.add(bad)
+    text = run.table(results(out, [good]))
+    assert "| small debezium | 1,000 | 4,000 |" in text
+    assert "not measured after 1 rounds: quiet" in text
+
+
+def test_no_two_rounds_share_a_consumer_group() -> None:
+    dsn = "postgresql://someone:secret@127.0.0.1:5432/one"
+    names = [connect.sink_config("rows", dsn)["name"] for _ in range(2)]
+    assert names[0] != names[1]
+
+
 async def test_medians_of_the_rounds_and_ratios_of_the_best() -> None:
     out = run.Measured()
     for rates in ((3000, 3900, 8000), (3500, 2000, 7000), (1000, 4100, 9000)):
