@@ -109,6 +109,8 @@ class Linker:
         changes = writing.results.before(read.changes) if writing else read.changes
         results = await asyncio.to_thread(index.apply, changes) if read.rows else None
         await self._settle(index, writing)
+        if results is None and writing is not None:
+            return lease, None  # read before that was stored: its own rows are still to be read
         if results is None:
             self.empty_read_at = asyncio.get_running_loop().time()
             self._show(index, read.recorded_at)
