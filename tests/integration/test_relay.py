@@ -448,9 +448,13 @@ async def test_a_relay_that_wakes_up_behind_its_fence_puts_right_what_it_sent(
         async with running_relay(database, kafka_bootstrap, changes, letters) as leader:
             await all_seen(leader)
             frosts[0].thaw.set()
-            await asyncio.sleep(2)
-    records = await read_topic(kafka_bootstrap, changes)
-    titles = [json.loads(record.value)["state"]["title"] for record in records]
+            titles: list[str] = []
+            for _ in range(20):
+                records = await read_topic(kafka_bootstrap, changes)
+                titles = [json.loads(record.value)["state"]["title"] for record in records]
+                if titles[1:2] == ["Old"] and titles[-1] == "New":
+                    break
+                await asyncio.sleep(0.5)
     assert titles[:2] == ["New", "Old"]
     assert titles[-1] == "New"
     await assert_mirrored(database, kafka_bootstrap, changes, at_least=1)
