@@ -325,8 +325,8 @@ class Ingest:
 
     async def _report_lag(self, source: EventSource, stop: asyncio.Event) -> None:
         while not await wait_or_stop(1.0, stop):
-            await self._look_ahead(source)
             self._metrics.progress_age.set(self._health.progress_age_seconds)
+            await self._look_ahead(source)
             now = time.time()
             states = list(self._partitions.values())
             waiting = sum(self._lag(state) for state in states if state.is_backfill)
