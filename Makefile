@@ -95,6 +95,10 @@ bench-linker: $(DEV_READY)  ## the linker at the end of a full window: a table a
 bench-figures: $(DEV_READY)  ## latency, start, memory, WAL, conflicts; ARGS="growth": cost at 2 million articles
 	@$(BIN)/python -m bench.figures $(ARGS)
 
+.PHONY: flame
+flame: $(DEV_READY)  ## where ingest's CPU time goes, as a picture: docs/flame-ingest.svg (ARGS="--workload full")
+	@$(BIN)/python -m bench.flame $(ARGS)
+
 .PHONY: coverage
 coverage: $(DEV_READY)  ## the test suite with branch coverage
 	$(BIN)/coverage run -m pytest $(ARGS)
