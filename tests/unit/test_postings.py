@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import pytest
+
+from newsloom.core import postings
 from newsloom.core.postings import Hashes, Postings, Window, summed
 
 RARE = (7 << 48) | 1
@@ -63,3 +66,19 @@ def test_weights_are_summed_by_key() -> None:
     keys, sums = summed(np.array([5, 2, 5, 1 << 46]), np.array([3, 1, 65_535, 9]))
     assert keys.tolist() == [2, 5, 1 << 46]
     assert sums.tolist() == [1, 65_538, 9]
+
+
+def test_a_window_says_so_when_it_can_hold_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "MAX_POSITIONS", 100)
+    window = Window(16)
+    for _ in range(10):
+        if not window.has_room(10):
+            window.make_room(10)
+        window.take(10)
+    assert window.capacity == 100
+
+    with pytest.raises(OverflowError, match="more than 100 articles; NEWSLOOM_LINK_WINDOW_HOURS"):
+        window.make_room(1)
+
+    window.low = 30  # what the window has left behind makes room again
+    assert window.make_room(1) == (30, 100)

@@ -27,6 +27,8 @@ _DEEPEST: Final = 128
 _WEIGHT_BITS: Final = 16
 _WEIGHTS: Final = (1 << _WEIGHT_BITS) - 1
 FOREVER: Final = np.iinfo(np.int64).max
+MAX_POSITIONS: Final = (1 << 25) - 1
+"""Postings and their places are numbered in 32 bits, 25 of them for the position."""
 
 
 class Window:
@@ -51,11 +53,17 @@ class Window:
         """Renumber so that `count` more fit; return (shift, capacity).
 
         Every position kept elsewhere goes down by `shift`; room doubles until it is half empty.
+        Raises OverflowError when a window would hold more than `MAX_POSITIONS`.
         """
         shift, used = self.low, self.high - self.low
+        if used + count > MAX_POSITIONS:
+            raise OverflowError(
+                f"the linker's window would hold more than {MAX_POSITIONS} articles;"
+                " NEWSLOOM_LINK_WINDOW_HOURS has to be less"
+            )
         capacity = self.capacity
-        while 2 * (used + count) > capacity:
-            capacity *= 2
+        while 2 * (used + count) > capacity and capacity < MAX_POSITIONS:
+            capacity = min(2 * capacity, MAX_POSITIONS)
         self.ends = moved(self.ends, shift, self.high, capacity)
         self.ends[:used] -= np.where(self.ends[:used] == FOREVER, 0, shift)
         self.low, self.high = 0, used
