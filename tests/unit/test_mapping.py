@@ -1,4 +1,5 @@
 import json
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -181,3 +182,11 @@ def test_unknown_fields_hash_alike_as_json_values_and_as_front_matter(
     as_json = record_from_mapping(NEEDED | extra).record
     hashes = [article_from_record(record).content_hash for record in (as_text, as_json)]
     assert hashes[0] == hashes[1]
+
+
+def test_no_kind_of_white_space_makes_other_content() -> None:
+    spaces = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+    plain = article({"excerpt": "Two words"})
+    for space in (*spaces, "  "):
+        written = {"excerpt": f"{space}Two{space}words{space}"}
+        assert article(written).content_hash == plain.content_hash, ascii(space)

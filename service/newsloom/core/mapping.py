@@ -6,8 +6,9 @@ text. Signals (heat, quality, ratings) and `secured` are left out at any depth.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -56,10 +57,10 @@ def identity_of(record: Record) -> Identity:
 
     Raises as `article_from_record` does.
     """
-    mentions = [_digest(b"", _dated_content(entry)) for entry in record.related or ()]
+    mentions = [_digest(_dated_content(entry)) for entry in record.related or ()]
     content = _dated_content(record)
     _relate(content, mentions)
-    return Identity(_urls(record)[0].canonical.key, _digest(b"", content))
+    return Identity(_urls(record)[0].canonical.key, _digest(content))
 
 
 def article_from_record(record: Record) -> Article:
@@ -76,7 +77,7 @@ def _article(entry: RelatedRecord, related: tuple[Article, ...], *, is_mention: 
     _relate(content, [mention.content_hash for mention in related])
     return Article(
         urls=_urls(entry),
-        content_hash=_digest(b"", content),
+        content_hash=_digest(content),
         # Only revisions of full records tell which fields changed.
         field_hashes={} if is_mention else FieldHashes(content),
         title=entry.title,
@@ -198,13 +199,16 @@ class FieldHashes(Mapping[str, str]):
     def _known(self) -> dict[str, str]:
         if self._hashes is None:
             self._hashes = {
-                name: _digest(name.encode(), value).hex()[:_FIELD_HASH_DIGITS]
-                for name, value in self._content.items()
+                name: _field_hash(_prefix(name), value) for name, value in self._content.items()
             }
         return self._hashes
 
     def __getitem__(self, name: str) -> str:
         return self._known()[name]
+
+    def items(self) -> ItemsView[str, str]:
+        """Return all of them at once, not by as many questions."""
+        return self._known().items()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._content)
@@ -213,12 +217,29 @@ class FieldHashes(Mapping[str, str]):
         return len(self._content)
 
 
-def _digest(name: bytes, value: object) -> bytes:
-    serialised = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    return sha256(b"%b\0%b\0%b" % (CONTENT_VERSION, name, serialised)).digest()
+@lru_cache(maxsize=64)
+def _prefix(name: str) -> bytes:
+    return b"%b\0%b\0" % (CONTENT_VERSION, name.encode())
+
+
+def _digest(value: object) -> bytes:
+    serialised = orjson.dumps(value, None, orjson.OPT_SORT_KEYS)
+    return sha256(_WHOLE + serialised).digest()
+
+
+def _field_hash(prefix: bytes, value: object) -> str:
+    serialised = orjson.dumps(value, None, orjson.OPT_SORT_KEYS)
+    return sha256(prefix + serialised).hexdigest()[:_FIELD_HASH_DIGITS]
+
+
+_WHOLE: Final = _prefix("")
 
 
 def _text(value: str) -> str:
+    # Of all white space only the space is printable: most text is seen to be folded already,
+    # without being taken apart.
+    if value.isprintable() and "  " not in value and value.strip(" ") == value:
+        return value
     return " ".join(value.split())
 
 

@@ -228,7 +228,7 @@ def _json(value: Mapping[str, Any] | Sequence[Any]) -> str | None:
 def _plain(value: object) -> object:
     """Let orjson write a mapping or sequence that is no dict or list."""
     if isinstance(value, Mapping):
-        return dict(value)
+        return dict(value.items())
     if isinstance(value, Sequence):
         return list(value)
     raise TypeError(type(value).__name__)
