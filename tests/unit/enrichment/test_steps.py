@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from newsloom.core.article import Article, ArticleUrl, Image, Provider, UrlKind
 from newsloom.core.enrichment import STEPS, enrich, language
-from newsloom.core.enrichment._changes import changed
+from newsloom.core.enrichment._changes import Draft
 from newsloom.core.identity import canonicalise
 
 needs_model = pytest.mark.skipif(
@@ -70,11 +70,15 @@ ARTICLES = st.builds(
 @given(article=ARTICLES)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_steps_never_raise_and_change_nothing_twice(article: Article) -> None:
-    for step in (*STEPS, enrich):
-        once = step(article)
-        assert step(once) == once, step.__name__
-        for name in IDENTITY:
-            assert getattr(once, name) == getattr(article, name), step.__name__
+    for step in STEPS:
+        changes = step(article)
+        draft = Draft(article)
+        draft.change(changes)
+        assert not step(draft.article), step.__name__
+        assert not changes.keys() & set(IDENTITY), step.__name__
+    once = enrich(article)
+    assert enrich(once) == once
+    assert all(getattr(once, name) == getattr(article, name) for name in IDENTITY)
 
 
 @given(article=ARTICLES)
@@ -113,12 +117,16 @@ def test_hostile_articles_are_enriched_in_bounded_time(text: str) -> None:
     assert time.process_time() - before < 2
 
 
-def test_a_changed_copy_is_what_replace_gives() -> None:
+def test_a_changed_draft_is_what_replace_gives() -> None:
     article = an_article(excerpt="x")
-    assert changed(article, title="y", body="z") == replace(article, title="y", body="z")
-    assert article.title == "A storm closed the harbour"
+    draft = Draft(article)
+    assert draft.article is article
+    for changes in ({"title": "y", "body": "z"}, {"title": "w"}):
+        draft.change(changes)
+    assert draft.article == replace(article, title="w", body="z")
+    assert article == an_article(excerpt="x")
     with pytest.raises(KeyError):
-        changed(article, headline="y")
+        draft.change({"headline": "y"})
 
 
 def test_mentions_are_enriched_as_their_record_is() -> None:
@@ -208,6 +216,12 @@ def test_a_short_text_has_its_declared_language(declared: str | None, expected: 
     assert (article.language, article.language_score) == (expected, None)
 
 
+@pytest.mark.parametrize("letter", ["a", "Z", "é", "я"])
+def test_letters_are_counted_and_nothing_else(letter: str) -> None:
+    assert not language._enough_letters(f"{letter}1 -" * 19 + "0" * 40)
+    assert language._enough_letters(f"{letter}1 -" * 20)
+
+
 @needs_model
 def test_a_mention_has_the_language_it_declares() -> None:
     title, detected = SENTENCES[0]
@@ -219,8 +233,8 @@ def test_a_mention_has_the_language_it_declares() -> None:
 
 def test_without_the_model_the_language_is_undetermined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "_model", lambda: None)
-    article = language.detect_language(an_article(title=SENTENCES[0][0]))
-    assert (article.language, article.language_score) == ("und", None)
+    changes = language.detect_language(an_article(title=SENTENCES[0][0]))
+    assert changes == {"language": "und", "language_score": None}
 
 
 @needs_model
@@ -232,10 +246,10 @@ def test_detection_downloads_nothing_and_may_start_in_several_threads(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     language._model.cache_clear()
-    found: list[str | None] = []
+    found: list[object] = []
     article = an_article(title=SENTENCES[0][0])
     threads = [
-        threading.Thread(target=lambda: found.append(language.detect_language(article).language))
+        threading.Thread(target=lambda: found.append(language.detect_language(article)["language"]))
         for _ in range(4)
     ]
     for thread in threads:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from newsloom.core.enrichment.text import (
     _MOJIBAKE,
     MAX_COMBINING_MARKS,
+    _fold_block,
+    _until_stable,
     clean_block,
     clean_line,
 )
@@ -100,6 +102,14 @@ HOSTILE = st.one_of(
     st.text().map(lambda text: text.encode("utf-8", "replace").decode("cp1252", "replace")),
     st.text().map(lambda text: text.encode("utf-8", "replace").decode("cp1251", "replace")),
 )
+
+
+@given(st.lists(st.sampled_from(("a", "b c", " ", "\n", "\n\n", "\u2019", "-", "\t", "\x85"))))
+def test_plain_lines_are_taken_as_they_are_only_where_cleaning_would_not_change_them(
+    parts: list[str],
+) -> None:
+    text = "".join(parts)
+    assert clean_block(text) == _until_stable(text, _fold_block)
 
 
 @pytest.mark.parametrize("clean", [clean_line, clean_block])

@@ -1,13 +1,14 @@
 """Enrichment: what is worked out about an article before it is stored.
 
-One step a file, in the order of `STEPS`. A step is a pure function Article -> Article that never
-raises and changes nothing the second time; identity and hashes are never touched by one.
+One step a file, in the order of `STEPS`. A step is a pure function Article -> `Changes`: the fields
+that it wants otherwise. It never raises and has nothing to change the second time; identity and
+hashes are never touched by one.
 """
 
 from collections.abc import Callable
 
 from newsloom.core.article import Article
-from newsloom.core.enrichment._changes import changed
+from newsloom.core.enrichment._changes import Changes, Draft
 from newsloom.core.enrichment.language import detect_language
 from newsloom.core.enrichment.lead_image import choose_lead_image
 from newsloom.core.enrichment.provider import normalise_provider
@@ -15,7 +16,7 @@ from newsloom.core.enrichment.reading import measure_reading
 from newsloom.core.enrichment.text import clean_text
 from newsloom.core.enrichment.topics import normalise_topics
 
-STEPS: tuple[Callable[[Article], Article], ...] = (
+STEPS: tuple[Callable[[Article], Changes], ...] = (
     clean_text,  # first: the others read clean text
     normalise_provider,
     normalise_topics,
@@ -27,14 +28,20 @@ STEPS: tuple[Callable[[Article], Article], ...] = (
 
 def enrich(article: Article) -> Article:
     """Run every step over the article, and over its mentions."""
-    article = enrich_alone(article)
-    if not article.related:
-        return article
-    return changed(article, related=tuple(map(enrich, article.related)))
+    draft = _enriched(article)
+    if article.related:
+        draft.change({"related": tuple(map(enrich, article.related))})
+    return draft.article
 
 
 def enrich_alone(article: Article) -> Article:
     """Run every step over the article; its mentions stay as they are."""
+    return _enriched(article).article
+
+
+def _enriched(article: Article) -> Draft:
+    draft = Draft(article)
     for step in STEPS:
-        article = step(article)
-    return article
+        if changes := step(draft.article):
+            draft.change(changes)
+    return draft

@@ -8,11 +8,11 @@ from functools import lru_cache
 
 from newsloom.core.article import Article, Image, Provider
 from newsloom.core.domains import registered_domain
-from newsloom.core.enrichment._changes import changed
+from newsloom.core.enrichment._changes import NOTHING, Changes
 from newsloom.core.identity import absolute_url, host_of
 
 
-def normalise_provider(article: Article) -> Article:
+def normalise_provider(article: Article) -> Changes:
     """Give the provider a registered domain, a name, and only images that can be fetched."""
     provider = article.provider
     domain = _domain(provider.domain) if provider.domain else None
@@ -25,8 +25,8 @@ def normalise_provider(article: Article) -> Article:
     if images:
         images = _usable(images)
     if (name, domain, images) == (provider.name, provider.domain, provider.images):
-        return article
-    return changed(article, provider=Provider(name, domain, images, provider.extra))
+        return NOTHING
+    return {"provider": Provider(name, domain, images, provider.extra)}
 
 
 @lru_cache(maxsize=8192)

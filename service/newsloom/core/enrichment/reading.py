@@ -3,7 +3,7 @@
 import re
 
 from newsloom.core.article import Article
-from newsloom.core.enrichment._changes import changed
+from newsloom.core.enrichment._changes import NOTHING, Changes
 
 WORDS_PER_MINUTE = 238
 """Silent reading of English prose (Brysbaert 2019)."""
@@ -13,12 +13,12 @@ CHARACTERS_PER_MINUTE = 500
 _SPACELESS = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 
 
-def measure_reading(article: Article) -> Article:
+def measure_reading(article: Article) -> Changes:
     """Set `word_count` and `reading_seconds` from the body; both None without one."""
     words, seconds = _measured(article.body) if article.body else (None, None)
     if (words, seconds) == (article.word_count, article.reading_seconds):
-        return article
-    return changed(article, word_count=words, reading_seconds=seconds)
+        return NOTHING
+    return {"word_count": words, "reading_seconds": seconds}
 
 
 def _measured(body: str) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import ftfy
 from selectolax.lexbor import LexborHTMLParser
 
 from newsloom.core.article import Article, Image, Provider
-from newsloom.core.enrichment._changes import changed
+from newsloom.core.enrichment._changes import Changes
 
 MAX_COMBINING_MARKS = 30
 """In one run, as the stream-safe form of UAX #15: normalising longer runs takes quadratic time."""
@@ -35,7 +35,7 @@ MAX_MISREAD_CHARACTERS = 50_000
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-def clean_text(article: Article) -> Article:
+def clean_text(article: Article) -> Changes:
     """Clean everything a reader sees; an excerpt or body with nothing left becomes None."""
     changes: dict[str, object] = {}
     for name, clean in _CLEANERS:
@@ -44,7 +44,7 @@ def clean_text(article: Article) -> Article:
             cleaned = clean(written)
             if cleaned != written:
                 changes[name] = cleaned
-    return changed(article, **changes) if changes else article
+    return changes
 
 
 def clean_line(text: str) -> str:
@@ -56,6 +56,8 @@ def clean_line(text: str) -> str:
 
 def clean_block(text: str) -> str:
     """Clean a text of paragraphs: lines stay, and white space within each is folded."""
+    if _PLAIN_LINES.fullmatch(text) and _is_folded(text):
+        return text
     return _until_stable(text, _fold_block)
 
 
@@ -86,6 +88,13 @@ def _fold_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _is_folded(text: str) -> bool:
+    """Tell of text whose white space is spaces and line ends that `_fold_block` would not alter."""
+    if "  " in text or text.strip() != text:
+        return False
+    return "\n" not in text or not (" \n" in text or "\n " in text or "\n\n\n" in text)
+
+
 def _fold_block(text: str) -> str:
     lines = "\n".join([" ".join(line.split()) for line in text.splitlines()])
     return _EMPTY_LINES.sub("\n\n", lines).strip("\n")
@@ -97,6 +106,7 @@ _EMPTY_LINES = re.compile(r"\n{3,}+")
 
 # Printable ASCII without "&" and "<", and the punctuation of typographers.
 _PLAIN = re.compile(r"[ -%'-;=-~\u2018\u2019\u201c\u201d\u2013\u2014\u2026]*+")
+_PLAIN_LINES = re.compile(_PLAIN.pattern.replace("[", "[\n", 1))
 # A terminal's escape sequence goes as a whole: without its first character it would be "[31m".
 _CONTROLS = re.compile(r"\x1b\[[0-9;:?]{0,32}+[@-~]|[\x00-\x08\x0e-\x1b\x7f]")
 _MARKUP = re.compile(r"[&<\x00-\x08\x0e-\x1b\x7f]")

@@ -1,14 +1,14 @@
 """Step: topics, tags, categories and levels, each word once."""
 
 from newsloom.core.article import Article
-from newsloom.core.enrichment._changes import changed
+from newsloom.core.enrichment._changes import Changes
 from newsloom.core.enrichment.text import clean_line
 
 MAX_LABELS = 64
 """More are cut off: nobody files an article under so many."""
 
 
-def normalise_topics(article: Article) -> Article:
+def normalise_topics(article: Article) -> Changes:
     """Clean every label and drop repetitions, whatever their case; the first form stays."""
     changes: dict[str, object] = {}
     for name in ("topics", "tags", "categories", "levels"):
@@ -17,7 +17,7 @@ def normalise_topics(article: Article) -> Article:
             labels = _labels(written)
             if labels != written:
                 changes[name] = labels
-    return changed(article, **changes) if changes else article
+    return changes
 
 
 def _labels(written: tuple[str, ...]) -> tuple[str, ...]:
