@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 from newsloom.core.article import Article
 from newsloom.core.enrichment._changes import NOTHING, Changes
@@ -92,7 +91,7 @@ def _model() -> Callable[[str], tuple[str, float]] | None:
     import fasttext  # noqa: PLC0415 - an extra
 
     (folder, *_) = wheel.submodule_search_locations
-    model = fasttext.load_model(str(Path(folder, "resources", "lid.176.ftz")))
+    model = fasttext.load_model(f"{folder}/resources/lid.176.ftz")
 
     def predict(text: str) -> tuple[str, float]:
         labels, scores = model.predict(text)
