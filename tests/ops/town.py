@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -26,6 +27,7 @@ from tests.support.proxy import Proxy, open_proxy
 
 TOPIC = "newsloom.articles.v1"
 PATIENCE_SECONDS = 60
+ROLES = ("ingest", "link", "relay")
 
 # Windows and offsets as long as they must be for some scrapes to fall into them.
 SHORTER = {"5m": "8s", "15m": "20s", "30m": "20s", "1h": "20s", "2h": "20s", "6h": "40s"}
@@ -108,12 +110,16 @@ class Town:
     async def start(
         self, name: str, *arguments: str, before: str = "", extra: dict[str, str] | None = None
     ) -> None:
-        """Start a newsloom process under a name, which keeps its port for ever; wait for it."""
+        """Start a newsloom process under a name, which keeps its port for ever.
+
+        Returns when it is ready and Prometheus has seen it: what it counts before is no increase.
+        """
         port = self.ports.setdefault(name, free_port())
         environment = self.line.environment(MEMBER | {"NEWSLOOM_ADMIN_PORT": str(port)})
         await self._spawn(name, ["-c", before + MAIN, *arguments], environment | (extra or {}))
         self.watch()
         await answers(f"http://127.0.0.1:{port}", "/readyz", self.processes[name])
+        await self._scraped(port)
 
     async def start_publishing(self, name: str) -> None:
         """Start a program that publishes through the library, and shows its metrics."""
@@ -121,6 +127,14 @@ class Town:
         await self._spawn(name, ["-c", PUBLISHING, str(port)], self.line.environment())
         self.watch()
         await answers(f"http://127.0.0.1:{port}", "/metrics", self.processes[name])
+        await self._scraped(port)
+
+    async def _scraped(self, port: int) -> None:
+        """Wait for a scrape of what listens there now."""
+        query = f'timestamp(up{{instance="127.0.0.1:{port}"}} == 1) > {time.time()}'
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not await self._ask(query):  # noqa: ASYNC110 - Prometheus tells nobody
+                await asyncio.sleep(0.2)
 
     async def _spawn(self, name: str, arguments: Sequence[str], env: dict[str, str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -173,18 +187,25 @@ class Town:
 
     async def firing(self) -> dict[str, str]:
         """Return the alerts that fire, with their severities."""
-        query = 'ALERTS{alertstate="firing"}'
-        answer = await asyncio.to_thread(ask, self.base, "/api/v1/query", query=query)
-        found = [item["metric"] for item in answer["data"]["result"]]
+        found = await self._ask('ALERTS{alertstate="firing"}')
         return {labels["alertname"]: labels["severity"] for labels in found}
 
+    async def _ask(self, query: str) -> list[dict[str, str]]:
+        """Return the labels of the series that a query gives now."""
+        answer = await asyncio.to_thread(ask, self.base, "/api/v1/query", query=query)
+        return [item["metric"] for item in answer["data"]["result"]]
+
     async def until(
-        self, *, fires: AbstractSet[str] = frozenset(), ends: AbstractSet[str] = frozenset()
+        self,
+        *,
+        fires: AbstractSet[str] = frozenset(),
+        ends: AbstractSet[str] = frozenset(),
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         """Wait until each of these alerts has fired, and none of those does."""
         silent, now = set(fires), set[str]()
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(patience):
                 while True:
                     now = set(await self.firing())
                     silent -= now
@@ -194,6 +215,20 @@ class Town:
         except TimeoutError:
             left = sorted(now & ends)
             raise AssertionError(f"silent: {sorted(silent)}; still firing: {left}") from None
+
+    async def restore(self) -> None:
+        """Make good what a scenario that failed has left behind, for the next one."""
+        self.kafka.heal()
+        self.postgres.heal()
+        await asyncio.to_thread(self.server.start)
+        for name in self.ports.keys() - set(ROLES):
+            if name in self.processes:
+                await self.end(name)
+            del self.ports[name]
+        for role in ROLES:
+            if role in self.processes:
+                await self.end(role)
+            await self.start(role, role)
 
 
 MEMBER = {
@@ -232,7 +267,7 @@ async def open_town() -> AsyncIterator[Town]:
         await line.migrate()
         await town.newsloom("topics", "apply", "--partitions", "2")
         town.base = await stack.enter_async_context(_prometheus(folder))
-        for role in ("ingest", "link", "relay"):
+        for role in ROLES:
             await town.start(role, role)
         yield town
 

@@ -1,7 +1,6 @@
 """Chains of postings: what is found, and how much is looked at for it."""
 
 import numpy as np
-
 import pytest
 
 from newsloom.core import postings
