@@ -5,13 +5,14 @@ forms share this one class: a mention is an article with `is_mention` set, no `r
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
 from newsloom.core.identity import CanonicalUrl
+from newsloom.core.values import value_class
 
 
 class UrlKind(StrEnum):
@@ -26,7 +27,7 @@ class UrlKind(StrEnum):
 URL_KIND_RANK: Mapping[str, int] = {kind.value: rank for rank, kind in enumerate(UrlKind)}
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class ArticleUrl:
     """One address of an article: as it was given, and in canonical form."""
 
@@ -35,7 +36,7 @@ class ArticleUrl:
     canonical: CanonicalUrl
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Image:
     """A picture of an article. Sizes in pixels, None when unknown."""
 
@@ -47,7 +48,7 @@ class Image:
     attribution: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Provider:
     """Who published. `domain` is the registered domain once enriched, else as the record says."""
 
@@ -57,7 +58,7 @@ class Provider:
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Ratings:
     """How readers rated a course or sample."""
 
@@ -83,7 +84,7 @@ class OrderKey(NamedTuple):
     content_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Article:
     """One article as it is to be stored. All times aware UTC.
 

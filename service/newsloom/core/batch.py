@@ -14,6 +14,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from newsloom.core.article import Article, OrderKey, Signals
+from newsloom.core.values import value_class
 
 
 class Outcome(StrEnum):
@@ -43,7 +44,7 @@ class ChangeKind(StrEnum):
     REFRESHED = "refreshed"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Observation:
     """A delivery that can be stored: its enriched article and when the publisher saw it (UTC)."""
 
@@ -123,7 +124,7 @@ class StoredState:
     field_hashes: Mapping[UUID, Mapping[str, str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Content:
     """One version of an article's content: the current one, or one that was superseded.
 

@@ -7,7 +7,6 @@ address is either meaningless by the URL standard, or listed in `url_rules.toml`
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -18,6 +17,7 @@ import can_ada
 
 from newsloom.core.domains import registered_domain
 from newsloom.core.url_rules import RULES
+from newsloom.core.values import value_class
 from newsloom.errors import RejectReason
 
 CANON_VERSION: Final = 1
@@ -55,7 +55,7 @@ _UNRESERVED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class CanonicalUrl:
     """One address in canonical form; both values are ASCII.
 
