@@ -17,6 +17,7 @@ from newsloom.core.identity import article_id
 from newsloom.core.mapping import Identity, article_from_record
 from newsloom.core.record import Record, record_from_json
 from newsloom.core.record_types import EARLIEST, LATEST, TIME_PATTERN
+from newsloom.core.values import value_class
 from newsloom.errors import Rejected, RejectReason
 
 SPEC_VERSION: Final = "1.0"
@@ -58,7 +59,7 @@ class Outgoing:
     event_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Decoded:
     """What a delivery says. `dropped` and `unknown` as in `Parsed`, with `ce_time` if unusable."""
 

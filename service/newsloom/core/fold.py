@@ -359,11 +359,8 @@ class _Fold:
             if entry.is_stored and not self._is_current(owner):
                 writes.content_drops.append(owner)
         elif version.content is not None:
-            content = _enriched(version.content)
-            if content.related:
-                related = tuple(self._edge(owner, target) for target in content.related)
-                content = replace(content, related=related)
-            row = ContentWrite(owner, content)
+            related = tuple([self._edge(owner, target) for target in version.content.related])
+            row = ContentWrite(owner, _enriched(version.content, related))
             (writes.replaced_contents if entry.is_stored else writes.new_contents).append(row)
         elif version.stored_id != owner or version.changed_fields is not None:
             assert version.stored_id is not None  # noqa: S101 - in memory or stored, nothing else
@@ -388,7 +385,8 @@ class _Fold:
         owner = entry.head.article_id
         for number, version in entry.superseded:
             if version.content is not None:
-                writes.archived.append(Archived(owner, number, _enriched(version.content)))
+                content = _enriched(version.content, version.content.related)
+                writes.archived.append(Archived(owner, number, content))
             else:
                 assert version.stored_id is not None  # noqa: S101 - in memory or stored
                 writes.archive_stored.append(
@@ -397,9 +395,11 @@ class _Fold:
         writes.signals_history += [SignalsRow(owner, at, signals) for at, signals in entry.history]
 
 
-def _enriched(content: Content) -> Content:
+def _enriched(content: Content, related: tuple[UUID | None, ...]) -> Content:
     article = content.article
-    return replace(content, article=enrich_alone(article)) if article.is_raw else content
+    if article.is_raw:
+        article = enrich_alone(article)
+    return Content(article, content.observed_at, content.changed_fields, related)
 
 
 def _erased_letter(item: Observation) -> DeadLetter:

@@ -1,11 +1,13 @@
 """What a store has to look up before a batch can be folded."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from uuid import UUID
 
-from newsloom.core.article import Article, ArticleUrl
+from newsloom.core.article import Article, ArticleUrl, UrlKind
 from newsloom.core.batch import Alias, Item, Observation, StoredState
 from newsloom.core.identity import article_id
+
+_KIND_TEXTS: Mapping[UrlKind, str] = {kind: kind.value for kind in UrlKind}
 
 
 def tentative_aliases(items: Iterable[Item]) -> dict[str, Alias]:
@@ -54,7 +56,7 @@ def contents_needed(items: Iterable[Item], state: StoredState) -> set[UUID]:
 
 def alias_of(owner: UUID, url: ArticleUrl) -> Alias:
     """Make the alias row of one URL of an article."""
-    return Alias(owner, str(url.kind), url.given, url.canonical.url)
+    return Alias(owner, _KIND_TEXTS[url.kind], url.given, url.canonical.url)
 
 
 def _articles(items: Iterable[Item]) -> Iterator[Article]:

@@ -174,14 +174,12 @@ def _content(entry: RelatedRecord) -> dict[str, Any]:
     """Return what a reader would see, folded: equal values mean equal content."""
     content: dict[str, Any] = {}
     values = entry.__dict__
-    for name in entry.__pydantic_fields_set__:
-        value = values.get(name)  # unknown fields are in the set, but not here
-        fold = _FOLDS.get(name)
-        if value is None or fold is None:
-            continue
-        folded = fold(value)
-        if folded or folded is False:
-            content[name] = folded
+    for name in entry.__pydantic_fields_set__ & _FOLDED:
+        value = values[name]
+        if value is not None:
+            folded = _FOLDS[name](value)
+            if folded or folded is False:
+                content[name] = folded
     if entry.__pydantic_extra__ and (extra := _mapping(entry.__pydantic_extra__)):
         content["extra"] = extra
     return content
@@ -330,3 +328,4 @@ _FOLDS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "items": _free_form,
     **dict.fromkeys(URL_FIELDS, _key),
 }
+_FOLDED: Final = frozenset(_FOLDS)

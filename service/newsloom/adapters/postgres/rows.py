@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -206,13 +207,18 @@ def _signals(signals: Signals) -> tuple[int | None, int | None, str | None]:
 def _images(images: Sequence[Image]) -> str | None:
     return _json(
         [
-            {name: value for name in _IMAGE_FIELDS if (value := getattr(image, name)) is not None}
+            {
+                name: value
+                for name, value in zip(_IMAGE_FIELDS, _image_values(image), strict=True)
+                if value is not None
+            }
             for image in images
         ]
     )
 
 
 _IMAGE_FIELDS = ("url", "width", "height", "is_cached", "title", "attribution")
+_image_values = attrgetter(*_IMAGE_FIELDS)
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any]) -> str | None:
