@@ -176,9 +176,9 @@ class _Fold:
         for url in urls:
             owner = self._owner(url.canonical.key)
             if owner is not None and owner not in entries:
+                if owner.head.is_erased:
+                    return None
                 entries.append(owner)
-        if any(entry.head.is_erased for entry in entries):
-            return None
         entry = entries[0] if entries else self._found(article, observed_at)
         for other in entries[1:]:
             entry = self._merge(entry, other, observed_at)

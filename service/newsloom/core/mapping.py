@@ -197,7 +197,10 @@ class FieldHashes(Mapping[str, str]):
     def _known(self) -> dict[str, str]:
         if self._hashes is None:
             self._hashes = {
-                name: _field_hash(_prefix(name), value) for name, value in self._content.items()
+                name: sha256(
+                    _prefix(name) + orjson.dumps(value, None, orjson.OPT_SORT_KEYS)
+                ).hexdigest()[:_FIELD_HASH_DIGITS]
+                for name, value in self._content.items()
             }
         return self._hashes
 
@@ -225,20 +228,25 @@ def _digest(value: object) -> bytes:
     return sha256(_WHOLE + serialised).digest()
 
 
-def _field_hash(prefix: bytes, value: object) -> str:
-    serialised = orjson.dumps(value, None, orjson.OPT_SORT_KEYS)
-    return sha256(prefix + serialised).hexdigest()[:_FIELD_HASH_DIGITS]
-
-
 _WHOLE: Final = _prefix("")
 
 
 def _text(value: str) -> str:
     # Of all white space only the space is printable: most text is seen to be folded already,
     # without being taken apart.
-    if value.isprintable() and "  " not in value and value.strip(" ") == value:
+    if _is_printable(value) and "  " not in value and value.strip(" ") == value:
         return value
     return " ".join(value.split())
+
+
+def _is_printable(text: str) -> bool:
+    if len(text) > _SHORT and text.isascii():  # a quarter of the time
+        return not text.encode().translate(None, _PRINTABLE)
+    return text.isprintable()
+
+
+_PRINTABLE: Final = bytes(range(0x20, 0x7F))
+_SHORT: Final = 100
 
 
 def _sorted_texts(values: Iterable[str]) -> list[str]:
