@@ -81,19 +81,19 @@ _FIGURES = [
 _OVER_TIME = [
     series(
         "Articles an hour, by provider",
-        "First seen, mentions aside; the ten providers with most of them, and the others together.",
+        """New or with new content, mentions aside; the ten providers with most of them, and the
+        others together.""",
         sql(
             """
             WITH seen AS (
-              SELECT $__timeGroup(first_seen_at, '1h') AS hour,
-                     coalesce(provider_name, provider_domain, 'unknown') AS provider
-                FROM api.articles
-               WHERE NOT is_mention AND $__timeFilter(first_seen_at)
+              SELECT hour, coalesce(provider_name, provider_domain, 'unknown') AS provider, articles
+                FROM api.provider_hours($__timeFrom(), $__timeTo())
             ), largest AS (
-              SELECT provider FROM seen GROUP BY provider ORDER BY count(*) DESC, provider LIMIT 10
+              SELECT provider FROM seen GROUP BY provider ORDER BY sum(articles) DESC, provider
+               LIMIT 10
             )
             SELECT hour AS "time",
-                   coalesce(largest.provider, 'others') AS metric, count(*) AS articles
+                   coalesce(largest.provider, 'others') AS metric, sum(articles)::float8 AS articles
               FROM seen LEFT JOIN largest USING (provider)
              GROUP BY 1, 2
              ORDER BY 1
@@ -186,14 +186,14 @@ _PROVIDERS = [
         sql(
             """
             SELECT coalesce(max(provider_name), provider_domain) AS "Provider",
-                   count(*) AS "Articles",
-                   avg((copy_of IS NOT NULL)::int)::float8 AS "Copies",
-                   avg((published_at IS NULL)::int)::float8 AS "No date",
-                   avg((coalesce(excerpt, '') = '')::int)::float8 AS "No excerpt",
-                   avg((coalesce(body, '') = '')::int)::float8 AS "No body",
-                   avg((lead_image_url IS NULL)::int)::float8 AS "No image"
-              FROM api.articles
-             WHERE NOT is_mention AND provider_domain IS NOT NULL AND $__timeFilter(observed_at)
+                   sum(articles)::float8 AS "Articles",
+                   (sum(copies) / sum(articles))::float8 AS "Copies",
+                   (sum(without_date) / sum(articles))::float8 AS "No date",
+                   (sum(without_excerpt) / sum(articles))::float8 AS "No excerpt",
+                   (sum(without_body) / sum(articles))::float8 AS "No body",
+                   (sum(without_image) / sum(articles))::float8 AS "No image"
+              FROM api.provider_hours($__timeFrom(), $__timeTo())
+             WHERE provider_domain IS NOT NULL
              GROUP BY provider_domain
              ORDER BY 2 DESC, 1
              LIMIT 50

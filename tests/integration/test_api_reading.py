@@ -1,7 +1,7 @@
 """Functions of `api` about one article or story, and the providers."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -33,7 +33,7 @@ async def test_every_parameter_but_ids_and_query_has_a_default(reader: asyncpg.C
         "search": 1, "story": 1, "changed_since": 0, "changes_cursor": 0, "article_at": 1,
         "diff": 1, "why": 2, "current_id": 1, "current_story_id": 1, "counted_providers": 0,
         "provider_silence_counted": 0,
-        "article_of_url": 1,
+        "article_of_url": 1, "provider_hours": 0,
     }  # fmt: skip
     for row in rows:
         assert row["provolatile"] == b"s", f"{row['proname']} may change something"
@@ -304,3 +304,60 @@ async def test_providers_are_counted_when_asked_unless_they_were_lately(
         await owner.execute("SELECT newsloom.refresh_providers()")
         assert [tuple(row) for row in await connection.fetch(PROVIDERS)] == now
         assert await owner.fetchval("SELECT count(*) FROM newsloom.provider_totals") == 2
+
+
+HOURLY = """
+INSERT INTO newsloom.article_contents (article_id, observed_at, is_mention, is_removed,
+    canonical_url, title, excerpt, body, lead_image_url, published_at, provider_domain,
+    provider_name)
+SELECT gen_random_uuid(), $2::timestamptz + n * interval '10 minutes', false, false, 'https://k',
+    'A', CASE WHEN n % 2 = 0 THEN 'words' ELSE '' END, CASE WHEN n = 0 THEN 'words' END,
+    CASE WHEN n < 3 THEN 'https://i' END, CASE WHEN n <> 5 THEN now() END, $1, 'Name of ' || $1
+FROM generate_series(0, 8) AS n"""
+
+
+async def test_a_provider_s_hours_tell_what_came_and_what_it_lacked(
+    owner: asyncpg.Connection, database: str
+) -> None:
+    start = datetime(2026, 3, 1, 8, tzinfo=UTC)
+    await owner.execute(HOURLY, "a.example", start)
+    await owner.execute(HOURLY, None, start + timedelta(hours=1))
+    await owner.execute(
+        "UPDATE newsloom.article_contents SET is_mention = true WHERE observed_at = $1"
+        " AND provider_domain = 'a.example'",
+        start,
+    )
+    (first,) = await owner.fetch(
+        "SELECT article_id FROM newsloom.article_contents WHERE observed_at = $1",
+        start + timedelta(minutes=10),
+    )
+    await owner.execute(
+        "INSERT INTO newsloom.copies (article_id, copy_of, jaccard, containment)"
+        " VALUES ($1, gen_random_uuid(), 1, 1)",
+        first["article_id"],
+    )
+    async with reading(database) as connection:
+        rows = await connection.fetch(
+            "SELECT * FROM api.provider_hours($1, $2) ORDER BY hour, provider_domain",
+            start,
+            start + timedelta(hours=2),
+        )
+        (row,) = await connection.fetch("SELECT count(*) FROM api.provider_hours()")
+    hour, name = timedelta(hours=1), "Name of a.example"
+    assert [tuple(row) for row in rows] == [
+        (start, "a.example", name, 5, 1, 1, 3, 5, 3),
+        (start + hour, "a.example", name, 3, 0, 0, 1, 3, 3),
+        (start + hour, None, None, 6, 0, 1, 3, 5, 3),
+    ]
+    assert row["count"] == 0, "nothing came within the last day"
+
+
+async def test_a_provider_s_hours_are_found_by_the_index(owner: asyncpg.Connection) -> None:
+    await owner.execute(ADD, "a.example", "A", 5000)
+    await owner.execute("ANALYZE newsloom.article_contents")
+    query: str = await owner.fetchval(
+        "SELECT prosrc FROM pg_proc WHERE oid = 'api.provider_hours'::regproc"
+    )
+    query = query.replace("since", "now() - interval '1 hour'").replace("until", "now()")
+    plan = await owner.fetch(f"EXPLAIN {query}")
+    assert "article_contents_observed_idx" in "\n".join(row[0] for row in plan)

@@ -10,6 +10,7 @@ def expand(query: str, since: str, until: str) -> str:
     query = re.sub(
         r"\$__timeFilter\(([\w.]+)\)", rf"\1 BETWEEN '{since}' AND '{until}'", query, flags=re.ASCII
     )
+    query = query.replace("$__timeFrom()", f"'{since}'").replace("$__timeTo()", f"'{until}'")
     query = re.sub(r"\$__timeGroupAlias\(([\w.]+), '(\w+)'\)", _group_alias, query)
     query = re.sub(r"\$__timeGroup\(([\w.]+), '(\w+)'\)", _group, query)
     assert "$" not in query, f"unknown macro in {query}"
