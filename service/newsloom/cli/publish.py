@@ -14,7 +14,7 @@ import click
 
 from newsloom.cli.main import ExitCode
 from newsloom.cli.support import Format, emit, format_option, load_settings, tell
-from newsloom.errors import Unavailable
+from newsloom.errors import Rejected, Unavailable
 
 if TYPE_CHECKING:
     from newsloom.core.documents import Prepared
@@ -144,13 +144,15 @@ class _View:
 
     def observe(self, prepared: Sequence["Prepared"], results: Sequence["Result"]) -> None:
         for document, result in zip(prepared, results, strict=True):
+            refused = isinstance(result, Rejected)
+            self.accepted += not refused
+            if self._report is None and not refused:
+                continue
             row = _row(document, result)
             if self._report is not None:
                 self._report.write(json.dumps(row, ensure_ascii=False) + "\n")
-            if row["outcome"] == "refused":
+            if refused:
                 self._tell_reject(row)
-            else:
-                self.accepted += 1
         if self._progress is not None:
             self._progress.advance(self._task, len(prepared))
 
@@ -166,7 +168,6 @@ class _View:
 def _row(document: "Prepared", result: "Result") -> dict[str, Any]:
     """Return a document's line of the report. It quotes no record text."""
     from newsloom.core.problems import problems_of  # noqa: PLC0415 - loaded with the flow
-    from newsloom.errors import Rejected  # noqa: PLC0415
 
     row: dict[str, Any] = {"path": document.path}
     if document.line:

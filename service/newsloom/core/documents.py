@@ -48,6 +48,11 @@ class Document:
     line: int = 0
     refused: Rejected | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled for every record; what dataclasses do for it takes three times as long.
+        values = (self.path, self.form, self.data, self.observed_at, self.line, self.refused)
+        return Document, values
+
 
 class Rules(NamedTuple):
     """What holds for all documents of one run. `own_time` refuses what names no observed time."""
@@ -70,6 +75,25 @@ class Prepared:
     rejected: Rejected | None = None
     dropped: tuple[str, ...] = ()
     unknown: int = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As in `Document`; the event's values too, or it would be a second object to pickle.
+        event = self.event
+        values = (event.key, event.value, event.headers, event.event_id) if event else None
+        rest = (self.rejected, self.dropped, self.unknown)
+        return _restored, (self.path, self.line, self.name, values, *rest)
+
+
+def _restored(  # noqa: PLR0917 - as they are pickled
+    path: str,
+    line: int,
+    name: str | None,
+    event: tuple[bytes, bytes, list[tuple[str, bytes]], str] | None,
+    rejected: Rejected | None,
+    dropped: tuple[str, ...],
+    unknown: int,
+) -> Prepared:
+    return Prepared(path, line, name, Event(*event) if event else None, rejected, dropped, unknown)
 
 
 class Reading(NamedTuple):

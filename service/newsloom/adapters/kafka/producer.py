@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from struct import unpack_from
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
-from aiokafka.partitioner import murmur2
 
 from newsloom.adapters.kafka.client import client_options, kafka_unavailable, unavailable
 from newsloom.core.event import Event, Outgoing
@@ -225,7 +225,20 @@ async def _partitions(producer: Any, kafka_topic: str) -> Any:
 @lru_cache(maxsize=8192)
 def _hash(key: bytes) -> int:
     """Hash as every Kafka client does, so that an article's events share a partition."""
-    return int(murmur2(key)) & 0x7FFFFFFF
+    return murmur2(key) & 0x7FFFFFFF
+
+
+def murmur2(data: bytes) -> int:
+    """Give Kafka's hash of a key, word by word: aiokafka's goes byte by byte, in twice the time."""
+    size, factor, mask = len(data), 0x5BD1E995, 0xFFFFFFFF
+    result = 0x9747B28C ^ size
+    for word in unpack_from(f"<{size // 4}I", data):
+        mixed = word * factor & mask
+        result = (result * factor & mask) ^ ((mixed ^ mixed >> 24) * factor & mask)
+    if size % 4:
+        result = (result ^ int.from_bytes(data[size - size % 4 :], "little")) * factor & mask
+    result = (result ^ result >> 13) * factor & mask
+    return result ^ result >> 15
 
 
 def _append(batch: _KafkaBatch, event: Event | Outgoing, position: int) -> bool:
