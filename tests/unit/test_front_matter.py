@@ -1,4 +1,6 @@
+import json
 from contextlib import suppress
+from random import Random
 
 import pytest
 import yaml
@@ -9,9 +11,12 @@ from newsloom.core.front_matter import (
     MAX_DEPTH,
     MAX_DOCUMENT_BYTES,
     MAX_NODES,
+    load_by_events,
     load_mapping,
     split_front_matter,
 )
+from newsloom.core.plain_yaml import load_plain
+from newsloom.core.workloads import Workload, deliveries, front_matter
 from newsloom.errors import Rejected, RejectReason
 
 
@@ -176,6 +181,155 @@ def test_what_a_yaml_writer_writes_is_read_as_the_base_loader_reads_it(
     front = front.replace("\x85", " ")
     expected = yaml.load(front, Loader=yaml.CBaseLoader)  # noqa: S506 - it builds texts only
     assert "&" in front or load_mapping(front) == expected
+
+
+# -- the fast way says what libyaml says, or nothing ---------------------------------------------
+
+STARTS = (
+    "",
+    "",
+    "",
+    "- ",
+    "  ",
+    "  ",
+    "  - ",
+    "  - ",
+    "    ",
+    "    - ",
+    "   ",
+    " - ",
+    "-  ",
+    "- - ",
+)
+KEYS = (
+    "a: ",
+    "b: ",
+    "c:",
+    "d:",
+    "a:",
+    "e:  ",
+    "url: ",
+    "null: ",
+    "<<: ",
+    "y: ",
+    "1: ",
+    "f :",
+    '"g": ',
+)
+VALUES = (
+    *(
+        "",
+        "",
+        "",
+        "x",
+        "two words",
+        "010",
+        "-1",
+        "1.5e3",
+        "null",
+        "~",
+        "NULL",
+        "true",
+        "-",
+        "- x",
+        "é",
+    ),
+    *("2024-01-01T00:00:00+00:00", "https://a.example/?b=c&d=[e]", "/f", "//g", "---", "...", "h:"),
+    *(
+        '"quoted"',
+        '"a: b"',
+        '"\\"c\\" \\\\ \\n\\t\\/"',
+        '"\\u00e9"',
+        '"',
+        '"a',
+        '"a" b',
+        '""',
+        '"a\\"',
+        '" x "',
+    ),
+    *("'single'", "'it''s'", "'", "''", ", '", "'a", "a'b", "'a' b", "'a''", "# c", "i #j", "i#j"),
+    *(
+        "&k l",
+        "*k",
+        "!m n",
+        "[o, p]",
+        "[",
+        "{q: r}",
+        "s, t",
+        "u]",
+        "|",
+        ">-",
+        "%v",
+        "@w",
+        "`x",
+        "? y",
+    ),
+    *(
+        "trailing ",
+        " leading",
+        "a: b",
+        "a :b",
+        "a:b",
+        "a::b",
+        "a: ",
+        "x\ty",
+        "\u00a0",
+        "z\u00a0",
+        "\u2028",
+    ),
+)
+LINES = st.one_of(
+    st.tuples(st.sampled_from(STARTS), st.sampled_from(KEYS), st.sampled_from(VALUES)).map("".join),
+    st.tuples(st.sampled_from(STARTS), st.sampled_from(VALUES)).map("".join),
+    st.tuples(st.sampled_from(STARTS), st.sampled_from(KEYS), st.text(max_size=8)).map("".join),
+)
+
+
+def same(found: object, expected: object) -> bool:
+    """Compare with the order of keys, which the wire form of unknown fields keeps."""
+    return json.dumps(found) == json.dumps(expected)
+
+
+@given(st.lists(LINES, max_size=9))
+def test_the_fast_way_never_differs_from_libyaml(lines: list[str]) -> None:
+    front = "\n".join(lines)
+    fast = load_plain(front)
+    if fast is not None:
+        assert same(fast, load_by_events(front)), front
+    for text in (front, front.replace("\n", "\r\n")):
+        with suppress(Rejected):
+            assert same(load_mapping(text), load_by_events(text)), text
+
+
+@pytest.mark.parametrize("line", [*VALUES, "x" * 1100, "x y" * 700])
+@pytest.mark.parametrize("start", ["a: ", "a:\n  - ", "a:\n- ", "a:\n  - b: ", "a:\n  b: "])
+def test_every_value_in_every_place_is_what_libyaml_says(start: str, line: str) -> None:
+    for end in ("", "\n", "\nc: d", "\n  c: d", "\n    c: d", "\n\n    e", "\n  - f"):
+        front = start + line + end
+        fast = load_plain(front)
+        assert fast is None or same(fast, load_by_events(front)), front
+
+
+def test_what_our_writers_write_takes_the_fast_way() -> None:
+    load = next(deliveries(Workload.FULL, 1, Random(1)))
+    front, _ = split_front_matter(front_matter(load.record))
+    assert load_plain(front) == load_by_events(front)
+    written = (
+        "a: 1\n\nb:\n  - Two words\n  - \"x\"\nc:\n- d: /e\n  f: 'g'\n  h:\n    - i: null\nj:\n"
+    )
+    assert load_plain(written) == load_by_events(written) == load_mapping(written)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "a:\n" + "".join(f"  k{n}: v\n" for n in range(MAX_NODES - 3)),
+        "".join(" " * n + "a:\n" for n in range(MAX_DEPTH)),
+        "a:\n" + "".join("  " * n + "- a:\n" for n in range(MAX_DEPTH)),
+    ],
+)
+def test_what_is_near_a_limit_is_left_to_the_parser_that_counts(front: str) -> None:
+    assert load_plain(front) is None
 
 
 @given(st.text(max_size=300))

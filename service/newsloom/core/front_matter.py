@@ -1,8 +1,9 @@
 """Front matter: the YAML between two `---` lines, and the body after them.
 
-Built from libyaml's event stream, not by a YAML constructor: every scalar stays the text that was
-written (a headline `NO` is no boolean, `010` no octal number), and what makes YAML dangerous
-(aliases, tags, merge keys) is refused while it streams by, before anything is built from it.
+What is plainly written is read line by line (`newsloom.core.plain_yaml`), all else is built from
+libyaml's event stream, not by a YAML constructor: every scalar stays the text that was written (a
+headline `NO` is no boolean, `010` no octal number), and what makes YAML dangerous (aliases, tags,
+merge keys) is refused while it streams by, before anything is built from it.
 """
 
 import re
@@ -23,6 +24,7 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
+from newsloom.core.plain_yaml import PLAIN_NULLS, load_plain
 from newsloom.errors import Rejected, RejectReason
 
 if not yaml.__with_libyaml__:
@@ -39,7 +41,6 @@ MAX_NODES: Final = 20_000
 """Of scalars, lists and mappings in one record."""
 
 _UTF8_MAX_BYTES = 4
-_PLAIN_NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _SECOND_LINE = re.compile(r"\n---[ \t\r]*(?:\n|\Z)")
 _FORBIDDEN_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
@@ -81,16 +82,19 @@ def load_mapping(front: str) -> dict[str, object]:
 
     Raises `Rejected` with the exact reason for anything else that YAML can say, and for limits.
     """
-    # Printable, it holds none of what the two patterns look for; that is found out much faster.
-    is_plain = front.replace("\n", " ").isprintable()
-    if not is_plain and (forbidden := _FORBIDDEN_CONTROLS.search(front)):
+    tree = load_plain(front)
+    return load_by_events(front) if tree is None else tree
+
+
+def load_by_events(front: str) -> dict[str, object]:
+    """`load_mapping` with libyaml alone."""
+    if forbidden := _FORBIDDEN_CONTROLS.search(front):
         line = front.count("\n", 0, forbidden.start()) + 1
         raise Rejected(
             RejectReason.TEXT_CONTROL,
             f"control character U+{ord(forbidden[0]):04X} in line {line} of the front matter",
         )
-    if not is_plain:
-        front = _SURROGATES.sub("\ufffd", front)
+    front = _SURROGATES.sub("\ufffd", front)
     try:
         root = _build(CParser(front))
     except yaml.MarkedYAMLError as error:
@@ -136,7 +140,7 @@ def _build(parser: CParser) -> object:  # noqa: C901, PLR0912, PLR0915 - one loo
             if event.tag is not None or event.anchor is not None:
                 _refuse_node(event)
             # `implicit[0]` is libyaml's word for "written plain, without quotes".
-            plain_null = value in _PLAIN_NULLS and event.implicit[0]
+            plain_null = value in PLAIN_NULLS and event.implicit[0]
             if key is None and type(container) is dict:
                 key = event.value
                 if plain_null or key == "<<" or key in container:
@@ -182,7 +186,7 @@ def _check_structure(event: Event, documents: int) -> None:
 
 def _check_key(key: str, container: _Container, event: ScalarEvent) -> None:
     plain = event.implicit[0]
-    if plain and key in _PLAIN_NULLS:
+    if plain and key in PLAIN_NULLS:
         _refuse(RejectReason.PARSE_KEY, "an empty key", event)
     if plain and key == "<<":
         _refuse(RejectReason.PARSE_MERGE_KEY, "a merge key", event)
