@@ -73,9 +73,7 @@ class Publisher:
         self._kafka_topic = kafka_topic
         self._source = source
         self._chunk = min(_CHUNK_RECORDS, max_in_flight_records)
-        self._chunks_in_flight = max(
-            1, min(_MAX_CHUNKS_IN_FLIGHT, max_in_flight_records // self._chunk)
-        )
+        self._in_flight = max_in_flight_records
         self._slots = asyncio.Semaphore(max_in_flight_records)
         self._waiting: deque[tuple[Event, asyncio.Future[Receipt | Rejected]]] = deque()
         self._pump: asyncio.Task[None] | None = None
@@ -146,14 +144,19 @@ class Publisher:
         """Send documents prepared elsewhere; yield each chunk with its results, in order."""
         running: deque[tuple[Sequence[Prepared], asyncio.Task[Sequence[Receipt | Rejected]]]]
         running = deque()
+        records = 0
         try:
             async for chunk in chunks:
-                running.append((chunk, asyncio.create_task(self._send(chunk))))
-                if len(running) >= self._chunks_in_flight:
+                while running and (
+                    records + len(chunk) > self._in_flight or len(running) >= _MAX_CHUNKS_IN_FLIGHT
+                ):
                     oldest, task = running[0]
                     results = await task
                     running.popleft()
+                    records -= len(oldest)
                     yield oldest, results
+                running.append((chunk, asyncio.create_task(self._send(chunk))))
+                records += len(chunk)
             while running:
                 oldest, task = running[0]
                 results = await task

@@ -24,7 +24,13 @@ from newsloom.adapters.http import metrics_route, serve_admin
 from newsloom.adapters.kafka.producer import open_sink
 from newsloom.adapters.kafka.receipts import open_receipt_inbox
 from newsloom.adapters.parse_workers import prepare_all
-from newsloom.adapters.record_files import FileState, file_state, read_chunks, record_paths
+from newsloom.adapters.record_files import (
+    MAX_CHUNK_DOCUMENTS,
+    FileState,
+    file_state,
+    read_chunks,
+    record_paths,
+)
 from newsloom.core.documents import Prepared, Rules
 from newsloom.core.event import DEFAULT_SOURCE
 from newsloom.errors import Rejected
@@ -198,6 +204,7 @@ async def publish_files(
     if kafka is not None:
         topic = kafka.backfill_topic if options.backfill else kafka.articles_topic
     summary = PublishSummary(kafka_topic=topic)
+    most = min(MAX_CHUNK_DOCUMENTS, settings.max_in_flight_records)
     paths = _watched(patterns, stop) if options.watch else _listed(patterns)
     async with AsyncExitStack() as stack:
         publisher: Publisher | None = None
@@ -220,7 +227,7 @@ async def publish_files(
         async for some in paths:
             rules = Rules(source=options.source, own_time=options.backfill)
             parsed = prepare_all(
-                read_chunks(some, now=_now),
+                read_chunks(some, now=_now, documents=most),
                 rules,
                 timeout_seconds=settings.parse_timeout_seconds,
             )

@@ -7,9 +7,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from newsloom.core.batch import Outcome
+from newsloom.core.documents import Prepared, event_of
 from newsloom.core.event import Event
 from newsloom.core.receipts import ReceiptMessage
-from newsloom.core.record import Record
+from newsloom.core.record import Record, record_from_mapping
 from newsloom.errors import NotConfirmed, Rejected, RejectReason, Unavailable
 from newsloom.metrics import Metrics
 from newsloom.ports import Receipt
@@ -107,6 +108,18 @@ async def test_no_more_than_allowed_is_in_flight(sink: MemorySink) -> None:
     assert sink.most_in_flight <= 20
     assert [1 async for _ in publishing.publish_many(record(n) for n in range(200))] == [1] * 200
     assert sink.most_in_flight <= 20
+
+
+async def test_chunks_of_any_size_share_what_may_be_in_flight(sink: MemorySink) -> None:
+    async def chunks() -> AsyncIterator[list[Prepared]]:
+        for size in (10, 10, 5, 20, 1, 25, 3):
+            parsed = [record_from_mapping(record(n)) for n in range(size)]
+            yield [Prepared("", event=event_of(p, observed_at=NOON, source="t")) for p in parsed]
+
+    publishing = publisher(sink, max_in_flight_records=25)
+    sizes = [len(results) async for _, results in publishing.publish_prepared(chunks())]
+    assert sizes == [10, 10, 5, 20, 1, 25, 3]
+    assert sink.most_in_flight == 25
 
 
 async def test_one_call_that_is_cancelled_leaves_the_others_alone(sink: MemorySink) -> None:

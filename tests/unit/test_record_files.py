@@ -218,8 +218,11 @@ def test_a_name_with_a_line_break_is_shown_on_one_line(tmp_path: Path) -> None:
 def test_chunks_are_bounded_in_number_and_size(tmp_path: Path) -> None:
     write(tmp_path / "many.ndjson", (json.dumps(RECORD) + "\n") * 150)
     write(tmp_path / "z-large.md", GOOD + "x" * 900_000)
-    chunks = list(read_chunks(record_paths([str(tmp_path)]), now=now))
+    chunks = list(read_chunks(record_paths([str(tmp_path)]), now=now, documents=64))
     assert [len(chunk) for chunk in chunks] == [64, 64, 23]
+    write(tmp_path / "z-larger.md", GOOD)
+    chunks = list(read_chunks(record_paths([str(tmp_path)]), now=now))
+    assert [len(chunk) for chunk in chunks] == [151, 1]
 
 
 # -- parse workers ---------------------------------------------------------------------------------

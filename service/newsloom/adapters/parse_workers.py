@@ -19,7 +19,7 @@ from typing import Any, Final
 from newsloom.core.documents import Document, Prepared, Rules, prepare
 from newsloom.errors import Rejected, RejectReason
 
-_SMALL_DOCUMENTS: Final = 200
+_SMALL_DOCUMENTS: Final = 500
 _SMALL_BYTES: Final = 2 * 1024 * 1024
 _MAX_WORKERS: Final = 8
 _CHUNKS_AHEAD: Final = 2

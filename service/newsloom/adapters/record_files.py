@@ -26,8 +26,10 @@ MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 """Of one line of NDJSON."""
 
+MAX_CHUNK_DOCUMENTS: Final = 250
+"""The more go together, the fewer and fuller the batches in Kafka."""
+
 _MAX_SKIPPED_BYTES: Final = 16 * MAX_LINE_BYTES
-_CHUNK_DOCUMENTS: Final = 64
 _CHUNK_BYTES: Final = 512 * 1024
 _STDIN: Final = "-"
 _FRONT_MATTER: Final = frozenset((".md", ".txt", ".markdown"))
@@ -89,15 +91,20 @@ def _within(path: str) -> Iterator[str]:
                 yield os.path.join(folder, name)  # noqa: PTH118 - as above
 
 
-def read_chunks(paths: Iterator[str], *, now: Callable[[], datetime]) -> Iterator[list[Document]]:
-    """Yield the documents of all files, in order, a bounded number and size at a time."""
+def read_chunks(
+    paths: Iterator[str], *, now: Callable[[], datetime], documents: int = MAX_CHUNK_DOCUMENTS
+) -> Iterator[list[Document]]:
+    """Yield the documents of all files, in order, no more than `documents` at a time.
+
+    A chunk is also bounded in bytes.
+    """
     chunk: list[Document] = []
     size = 0
     for path in paths:
         for document in read_documents(path, now=now):
             chunk.append(document)
             size += len(document.data)
-            if len(chunk) >= _CHUNK_DOCUMENTS or size >= _CHUNK_BYTES:
+            if len(chunk) >= documents or size >= _CHUNK_BYTES:
                 yield chunk
                 chunk, size = [], 0
     if chunk:
