@@ -21,7 +21,7 @@ from newsloom.errors import Rejected, RejectReason
 
 _TIME: Final = re.compile(TIME_PATTERN.removesuffix("$") + r"\Z")
 _TIME_KEYS: Final = ("observed_at", "committed_at")
-_ENVELOPE: Final = (b'"text"', b'"observed_at"', b'"committed_at"')
+_ENVELOPE: Final = re.compile(rb'"(?:text|observed_at|committed_at)"')
 _MAX_NAME_CHARACTERS: Final = 500
 
 
@@ -136,7 +136,7 @@ def read_document(document: Document) -> Reading:
 
 def _read_line(data: bytes) -> Reading:
     # Most lines are a record and nothing else: those are parsed once, by the models.
-    line = _envelope(data) if any(name in data for name in _ENVELOPE) else None
+    line = _envelope(data) if _ENVELOPE.search(data) else None
     if line is None:
         return Reading(None, record_from_json(data), None)
     text, time = line.get("text"), _own_time(line)
