@@ -1,7 +1,7 @@
 """Articles are decoded raw; what is kept of them is enriched, the rest costs nothing."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from newsloom.core import fold as fold_module
 from newsloom.core.article import Article
 from newsloom.core.batch import Item, Observation, StoredState
-from newsloom.core.enrichment import enrich
+from newsloom.core.enrichment import enrich_alone
 from newsloom.core.fold import fold
 from newsloom.decoding import decode_deliveries
 from newsloom.ports import Delivery
@@ -42,9 +42,10 @@ def test_what_a_batch_keeps_is_enriched_its_mentions_and_superseded_contents_too
 def test_what_a_batch_does_not_keep_is_not_enriched(monkeypatch: pytest.MonkeyPatch) -> None:
     enriched: list[str] = []
 
-    def counting(article: Article) -> Article:
-        enriched.append(article.title)
-        return enrich(article)
+    def counting(articles: Iterable[Article]) -> list[Article]:
+        raw = list(articles)
+        enriched.extend(article.title for article in raw)
+        return enrich_alone(raw)
 
     monkeypatch.setattr(fold_module, "enrich_alone", counting)
     again = {**RECORD, "heat": 5, "secured": "x;y"}

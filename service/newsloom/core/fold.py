@@ -341,6 +341,7 @@ class _Fold:
             changes=self._changes,
             merges=self._merges,
         )
+        self._enrich()
         for entry in self._entries.values():
             if entry.is_dirty:
                 (writes.changed_heads if entry.is_stored else writes.new_heads).append(entry.head)
@@ -352,6 +353,20 @@ class _Fold:
             rows[key] = alias if owner == alias.article_id else alias._replace(article_id=owner)
         return writes
 
+    def _enrich(self) -> None:
+        """Enrich the raw contents that will be written, all at once."""
+        contents = {}
+        for entry in self._entries.values():
+            versions = [version for _, version in entry.superseded]
+            for version in (entry.version, *versions):
+                if version and version.content and version.content.article.is_raw:
+                    contents[version] = version.content
+        articles = enrich_alone(content.article for content in contents.values())
+        for (version, content), article in zip(contents.items(), articles, strict=True):
+            version.content = Content(
+                article, content.observed_at, content.changed_fields, content.related
+            )
+
     def _write_content(self, entry: _Entry, writes: Writes) -> None:
         """Say what becomes of the article's content row, which exists just where it was stored."""
         owner, version = entry.head.article_id, entry.version
@@ -359,8 +374,11 @@ class _Fold:
             if entry.is_stored and not self._is_current(owner):
                 writes.content_drops.append(owner)
         elif version.content is not None:
-            related = tuple([self._edge(owner, target) for target in version.content.related])
-            row = ContentWrite(owner, _enriched(version.content, related))
+            content = version.content
+            if content.related:
+                related = tuple(self._edge(owner, target) for target in content.related)
+                content = replace(content, related=related)
+            row = ContentWrite(owner, content)
             (writes.replaced_contents if entry.is_stored else writes.new_contents).append(row)
         elif version.stored_id != owner or version.changed_fields is not None:
             assert version.stored_id is not None  # noqa: S101 - in memory or stored, nothing else
@@ -385,21 +403,13 @@ class _Fold:
         owner = entry.head.article_id
         for number, version in entry.superseded:
             if version.content is not None:
-                content = _enriched(version.content, version.content.related)
-                writes.archived.append(Archived(owner, number, content))
+                writes.archived.append(Archived(owner, number, version.content))
             else:
                 assert version.stored_id is not None  # noqa: S101 - in memory or stored
                 writes.archive_stored.append(
                     ArchiveStored(version.stored_id, owner, number, version.changed_fields)
                 )
         writes.signals_history += [SignalsRow(owner, at, signals) for at, signals in entry.history]
-
-
-def _enriched(content: Content, related: tuple[UUID | None, ...]) -> Content:
-    article = content.article
-    if article.is_raw:
-        article = enrich_alone(article)
-    return Content(article, content.observed_at, content.changed_fields, related)
 
 
 def _erased_letter(item: Observation) -> DeadLetter:
