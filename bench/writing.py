@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from random import Random
@@ -18,7 +18,9 @@ from bench.workloads import Made, make
 DOCUMENTS: Final = 4000
 AGAIN: Final = 6
 UPDATES: Final = 39_000
-SHARED: Final = 4000
+SHARED: Final = 12_000
+SMALL_BATCH: Final = 4
+"""Records of a transaction where many are wanted: as it comes, they are too few to count."""
 
 _TABLES: Final = """
 SELECT relname, n_tup_ins, n_tup_upd, n_tup_hot_upd, n_tup_del
@@ -95,8 +97,21 @@ async def contention(stage: Stage) -> dict[str, Any]:
     """Let two processes store full records that share their mentions; count what had to repeat."""
     made = make("full", SHARED)
     topic = await stage.fill("shared", made)
+    small = {"NEWSLOOM_INGEST_MAX_BATCH_RECORDS": str(SMALL_BATCH)}
+    return {
+        "records": len(made),
+        "partitions": PARTITIONS,
+        "as_it_comes": await _conflicts(stage, topic, len(made), {}),
+        f"batches_of_{SMALL_BATCH}": await _conflicts(stage, topic, len(made), small),
+    }
+
+
+async def _conflicts(
+    stage: Stage, topic: str, count: int, more: Mapping[str, str]
+) -> dict[str, Any]:
     async with stage.fresh_database() as dsn:
-        await _ingest(stage, dsn, topic, len(made), "shared", processes=2)
+        group = f"shared-{time.monotonic_ns()}"
+        await _ingest(stage, dsn, topic, count, group, processes=2, more=more)
         admin = await asyncpg.connect(dsn)
         row = await admin.fetchrow(
             "SELECT xact_commit, xact_rollback, deadlocks FROM pg_stat_database"
@@ -104,9 +119,6 @@ async def contention(stage: Stage) -> dict[str, Any]:
         )
         await admin.close()
     return {
-        "records": len(made),
-        "partitions": PARTITIONS,
-        "batches_at_least": len(made) // 500,
         **dict(row),
         "deadlock_share": round(row["deadlocks"] / row["xact_commit"], 5),
         "rollback_share": round(row["xact_rollback"] / row["xact_commit"], 5),
@@ -114,10 +126,17 @@ async def contention(stage: Stage) -> dict[str, Any]:
 
 
 async def _ingest(
-    stage: Stage, dsn: str, topic: str, count: int, group: str, *, processes: int = 1
+    stage: Stage,
+    dsn: str,
+    topic: str,
+    count: int,
+    group: str,
+    *,
+    processes: int = 1,
+    more: Mapping[str, str] | None = None,
 ) -> None:
     """Run ingest until so many deliveries are stored; its statistics are complete at its end."""
-    env = newsloom_env(stage, dsn, topic, group)
+    env = {**newsloom_env(stage, dsn, topic, group), **(more or {})}
     connection = await asyncpg.connect(dsn)
     async with running([[NEWSLOOM, "ingest"]] * processes, env) as programs:
         await _until(connection, STORED, count, programs)

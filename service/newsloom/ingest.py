@@ -11,6 +11,9 @@ does between them:
 3. only then does the position in memory move. Any doubt (a lost connection, an unknown COMMIT, a
    fence) ends in a new claim: the stored row is the truth, memory never is.
 
+The batch after the one in its transaction may be decoded meanwhile. Its mark, by which a death is
+counted, is set by the COMMIT of the present one, whose own mark covers it until then.
+
 Offsets in Kafka are a mirror for lag tools; nothing reads them.
 """
 
@@ -217,8 +220,12 @@ class Ingest:
             seek(source, state)
 
     def _has_room(self, state: Partition) -> bool:
-        limit = self._settings.max_batch_records * self._settings.queue_batches
-        return state.is_ready and not state.is_held and len(state.queue) < limit
+        settings = self._settings
+        is_full = (
+            len(state.queue) >= settings.max_batch_records * settings.queue_batches
+            or state.queued_bytes >= settings.max_batch_bytes * settings.queue_batches
+        )
+        return state.is_ready and not state.is_held and not is_full
 
     async def _wait_for_room(self, stop: asyncio.Event) -> None:
         """Wait a little for room in a queue, for a claim, or for the end."""

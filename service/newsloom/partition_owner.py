@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from newsloom.backoff import delays, wait_or_stop
 from newsloom.core.batch import BatchReport, DeadLetter, Item
@@ -17,7 +18,15 @@ from newsloom.decoding import Decoded
 from newsloom.errors import RejectReason, Unavailable
 from newsloom.health import Health
 from newsloom.metrics import Metrics, Stage
-from newsloom.partitions import Parked, Partition, anchor_of, position_problem, seek
+from newsloom.partitions import (
+    BatchLimit,
+    Parked,
+    Partition,
+    anchor_of,
+    position_problem,
+    seek,
+    size_of,
+)
 from newsloom.ports import (
     ArticleStore,
     Batch,
@@ -53,6 +62,16 @@ PROBE_CAP_SECONDS = 3.0
 """Longest wait between two tries to claim: recovery is bounded by it."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Begun:
+    """A batch that has been marked and is being decoded, in a thread."""
+
+    deliveries: Sequence[Delivery]
+    items: asyncio.Future[Sequence[Item]]
+    size: int = 0
+    """What the values take, bytes."""
+
+
 Decoder = Callable[[Sequence[Delivery]], Decoded]
 """Pure and total: bad deliveries become dead letters. Runs in a thread, off the event loop."""
 
@@ -83,6 +102,7 @@ class PartitionOwner:
         self._health = health
         self._owner_id = owner_id
         self._jitter = jitter
+        self._at_work: set[_Begun] = set()
         self.progressed = asyncio.Event()
         self.committed = 0
 
@@ -93,9 +113,7 @@ class PartitionOwner:
             try:
                 await self._claim(state, source)
                 waits = self._waits()
-                while deliveries := await state.take(self._batch_limit(state)):
-                    await self._apply(state, deliveries)
-                    self.progressed.set()
+                await self._work(state)
             except Fenced:
                 self._metrics.fenced.inc()
                 logger.info("fenced", extra={"partition": state.partition.partition})
@@ -109,11 +127,12 @@ class PartitionOwner:
                 await self._park(state, parked.reason)
         state.is_ready = False
         await self._unmark(state)
+        state.quiet.set()
 
     async def _claim(self, state: Partition, source: EventSource) -> None:
         """Take over the stored position, check it against the log, and start fetching there."""
         state.interruption, state.anchor, state.seen_end = None, None, 0
-        state.queue.clear()
+        state.drop_queue()
         bounds = await source.bounds([state.partition])
         self._health.usable("kafka")
         self._metrics.set_usable("kafka", usable=True)
@@ -162,20 +181,81 @@ class PartitionOwner:
                 break
         return problem
 
-    async def _apply(self, state: Partition, deliveries: Sequence[Delivery]) -> None:
-        """Mark, decode, store. A crash in between leaves the mark for the next owner to count."""
+    async def _work(self, state: Partition) -> None:
+        """Apply what arrives, batch by batch, until the partition is revoked.
+
+        While a batch is in its transaction the next one is decoded, if it is there as a whole. It
+        needs no mark of its own: until COMMIT that of the present batch stands in the row, from
+        then on the one that COMMIT itself has set.
+        """
+        begun = ahead = None
+        try:
+            while begun := ahead or await self._begin(state):
+                ahead = None
+                items = await begun.items
+                ahead = self._begin_ahead(state)
+                await self._apply(state, begun.deliveries, items, marks_next=ahead is not None)
+                del items  # or they would stay until the next ones are there
+                self._at_work.discard(begun)
+                self.progressed.set()
+        except Exception:
+            # What a thread decodes may still kill us: the mark stands until it has ended.
+            for running in (begun, ahead):
+                if running is not None:
+                    await asyncio.wait([running.items])
+                    self._at_work.discard(running)
+            state.quiet.set()
+            raise
+
+    async def _begin(self, state: Partition) -> "_Begun | None":
+        """Wait for deliveries, mark and decode them; None when the partition has been revoked.
+
+        A crash leaves the mark for the next owner to count.
+        """
+        deliveries = await state.take(self._batch_limit(state))
+        if not deliveries:
+            return None
+        state.quiet.clear()
         await self._store.mark(state.partition, state.epoch, started=True)
         state.is_marked = True
         if state.strikes >= STRIKES_FOR_DEATH:
-            items: Sequence[Item] = [crash_loop_letter(deliveries[0])]
-        else:
-            items = await self._decoded(deliveries)
-        state.quiet.clear()
-        try:
-            if not state.is_revoked:
-                await self._store_batch(state, deliveries, items)
-                state.is_marked, state.strikes = False, 0
-        finally:
+            return _Begun(deliveries, _ready([crash_loop_letter(deliveries[0])]))
+        return self._decoding(deliveries)
+
+    def _begin_ahead(self, state: Partition) -> "_Begun | None":
+        """Begin the batch behind the one whose transaction comes now, if there is a backlog.
+
+        Not after a crash: a strike has to count against what lies at the position.
+        """
+        if state.is_backfill or state.strikes or state.next_offset < state.careful_until:
+            return None
+        limit = self._batch_limit(state)
+        at_work = sum(begun.size for begun in self._at_work)
+        if at_work + limit.bytes > self._settings.decode_ahead_bytes:
+            return None
+        deliveries = state.take_full(limit)
+        return self._decoding(deliveries) if deliveries else None
+
+    def _decoding(self, deliveries: Sequence[Delivery]) -> "_Begun":
+        size = sum(map(size_of, deliveries))
+        begun = _Begun(deliveries, asyncio.ensure_future(self._decoded(deliveries)), size)
+        self._at_work.add(begun)
+        return begun
+
+    async def _apply(
+        self,
+        state: Partition,
+        deliveries: Sequence[Delivery],
+        items: Sequence[Item],
+        *,
+        marks_next: bool,
+    ) -> None:
+        """Store a batch, unless the partition has been revoked."""
+        if state.is_revoked:
+            return
+        await self._store_batch(state, deliveries, items, marks_next=marks_next)
+        state.is_marked, state.strikes = marks_next, 0
+        if not marks_next:
             state.quiet.set()
         self._check_breaker(state)
 
@@ -186,11 +266,14 @@ class PartitionOwner:
         self._metrics.observe_parsed(decoded.dropped, decoded.unknown)
         return decoded.items
 
-    def _batch_limit(self, state: Partition) -> int:
+    def _batch_limit(self, state: Partition) -> BatchLimit:
+        settings = self._settings
+        most = settings.max_batch_records
         if state.next_offset < state.careful_until:
-            return 1
-        most = self._settings.max_batch_records
-        return min(most, BACKFILL_BATCH_RECORDS) if state.is_backfill else most
+            most = 1
+        elif state.is_backfill:
+            most = min(most, BACKFILL_BATCH_RECORDS)
+        return BatchLimit(most, settings.max_batch_bytes)
 
     async def _unmark(self, state: Partition) -> None:
         """Take the mark back when we leave alive: it must not count against a healthy delivery."""
@@ -208,7 +291,12 @@ class PartitionOwner:
                 raise Parked(f"breaker:{reason}")
 
     async def _store_batch(
-        self, state: Partition, deliveries: Sequence[Delivery], items: Sequence[Item]
+        self,
+        state: Partition,
+        deliveries: Sequence[Delivery],
+        items: Sequence[Item],
+        *,
+        marks_next: bool,
     ) -> None:
         """Apply one batch; halve it when the store refuses its rows, until the culprit is alone.
 
@@ -222,6 +310,7 @@ class PartitionOwner:
             next_offset=deliveries[-1].offset + 1,
             items=items,
             anchor=anchor_of(deliveries[-1]),
+            marks_next=marks_next,
         )
         try:
             report = await self._store.apply(batch)
@@ -231,11 +320,11 @@ class PartitionOwner:
             self._metrics.batch_splits.inc()
             if len(items) == 1:
                 letter = refused_letter(deliveries[0], items[0], refused.sqlstate)
-                await self._store_batch(state, deliveries, [letter])
+                await self._store_batch(state, deliveries, [letter], marks_next=marks_next)
                 return
             middle = len(items) // 2
-            await self._store_batch(state, deliveries[:middle], items[:middle])
-            await self._store_batch(state, deliveries[middle:], items[middle:])
+            for half in (slice(middle), slice(middle, None)):
+                await self._store_batch(state, deliveries[half], items[half], marks_next=marks_next)
             return
         state.next_offset = batch.next_offset
         self.committed += report.consumed
@@ -291,6 +380,12 @@ class PartitionOwner:
     def _waits(self) -> Iterator[float]:
         cap = min(self._settings.backoff_cap_seconds, PROBE_CAP_SECONDS)
         return delays(min(self._settings.backoff_base_seconds, cap), cap, self._jitter)
+
+
+def _ready(items: Sequence[Item]) -> asyncio.Future[Sequence[Item]]:
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(items)
+    return future
 
 
 def _failures(report: BatchReport) -> Iterator[str | None]:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 from newsloom.ports import Anchor, Claim, Delivery, EventSource, TopicPartition
 
@@ -15,6 +16,13 @@ class Parked(Exception):  # noqa: N818 - a state, not a fault
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class BatchLimit(NamedTuple):
+    """Most deliveries of one batch, and most bytes of their values."""
+
+    records: int
+    bytes: int
 
 
 @dataclass(slots=True, eq=False)
@@ -35,9 +43,11 @@ class Partition:
     seen_end: int = 0
     """Where its log was seen to end while nothing was fetched of it."""
     queue: deque[Delivery] = field(default_factory=deque)
+    queued_bytes: int = 0
+    """What the values of the queue take."""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
-    """Clear while a transaction is in flight."""
+    """Clear from the mark of a batch until its transaction and all that it marked has ended."""
     is_ready: bool = False
     is_revoked: bool = False
     is_held: bool = False
@@ -82,8 +92,14 @@ class Partition:
                     return
             if delivery.offset >= self.fetch_offset:
                 self.queue.append(delivery)
+                self.queued_bytes += size_of(delivery)
                 self.fetch_offset = delivery.offset + 1
         self.arrived.set()
+
+    def drop_queue(self) -> None:
+        """Forget what was fetched and not yet taken."""
+        self.queue.clear()
+        self.queued_bytes = 0
 
     def interrupt(self, error: Exception) -> None:
         """Make the owner task raise `error` at its next step."""
@@ -91,7 +107,7 @@ class Partition:
         self.interruption = error
         self.arrived.set()
 
-    async def take(self, limit: int) -> list[Delivery]:
+    async def take(self, limit: BatchLimit) -> list[Delivery]:
         """Wait for deliveries; empty when the partition has been revoked."""
         while (
             (self.is_held or not self.queue) and not self.is_revoked and self.interruption is None
@@ -102,7 +118,32 @@ class Partition:
             raise self.interruption
         if self.is_revoked:
             return []
-        return [self.queue.popleft() for _ in range(min(limit, len(self.queue)))]
+        return self._next(limit)
+
+    def take_full(self, limit: BatchLimit) -> list[Delivery]:
+        """Take a whole batch if one is there, without waiting; else nothing."""
+        is_full = len(self.queue) >= limit.records or self.queued_bytes >= limit.bytes
+        if not is_full or self.is_held or self.is_revoked or self.interruption is not None:
+            return []
+        return self._next(limit)
+
+    def _next(self, limit: BatchLimit) -> list[Delivery]:
+        """Take the next batch off the queue; a delivery above the limit goes alone."""
+        taken: list[Delivery] = []
+        left = limit.bytes
+        while self.queue and len(taken) < limit.records:
+            size = size_of(self.queue[0])
+            if taken and size > left:
+                break
+            taken.append(self.queue.popleft())
+            left -= size
+            self.queued_bytes -= size
+        return taken
+
+
+def size_of(delivery: Delivery) -> int:
+    """Return what a delivery's value takes, bytes."""
+    return len(delivery.value or b"")
 
 
 def position_problem(claim: Claim, start: int, end: int) -> str | None:

@@ -67,6 +67,8 @@ class Batch:
 
     Valid just while the stored position is `expected_offset` and the owner `epoch` is still ours.
     `next_offset` is the position after the batch; `anchor` describes its last delivery.
+    `marks_next`: the deliveries behind it are being decoded already, so that its COMMIT sets their
+    mark instead of ending its own; see `ArticleStore.mark`.
     """
 
     partition: TopicPartition
@@ -76,6 +78,7 @@ class Batch:
     next_offset: int
     items: Sequence[Item]
     anchor: Anchor | None = None
+    marks_next: bool = False
 
 
 class Fenced(Exception):  # noqa: N818 - a state of the world, as `Unavailable` is
@@ -120,7 +123,9 @@ class ArticleStore(Protocol):
         """
 
     async def mark(self, partition: TopicPartition, epoch: int, *, started: bool) -> None:
-        """Note that a batch is about to be decoded; COMMIT, or `started=False`, ends that.
+        """Note that a batch is about to be decoded; `started=False` or its COMMIT ends that.
+
+        A COMMIT with `Batch.marks_next` leaves the note, for the deliveries behind it.
 
         Must survive the death of this process, not that of the database. Does nothing for an
         owner that has been fenced.

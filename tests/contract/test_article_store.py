@@ -52,7 +52,7 @@ class Desk:
         self.next_offset = self.claim.next_offset
         return self
 
-    async def apply(self, items: Sequence[Item]) -> BatchReport:
+    async def apply(self, items: Sequence[Item], *, marks_next: bool = False) -> BatchReport:
         """Apply items that follow what has been applied."""
         batch = Batch(
             PARTITION,
@@ -62,6 +62,7 @@ class Desk:
             items[-1].offset + 1,
             items,
             Anchor(items[-1].offset, 17, SHA),
+            marks_next,
         )
         report = await self.store.apply(batch)
         self.next_offset = batch.next_offset
@@ -479,6 +480,16 @@ async def test_a_mark_left_behind_is_a_strike_until_the_position_moves(desk: Des
         await desk.open()
         assert desk.claim.strikes == strikes
     await desk.deliver((0, article("a")))
+    await desk.open()
+    assert desk.claim.strikes == 0
+
+
+async def test_a_batch_can_leave_the_mark_of_the_next_one_with_its_commit(desk: Desk) -> None:
+    await desk.store.mark(PARTITION, desk.claim.epoch, started=True)
+    await desk.apply(observations((0, article("a"))), marks_next=True)
+    await desk.open()
+    assert desk.claim.strikes == 1
+    await desk.deliver((1, article("a")))
     await desk.open()
     assert desk.claim.strikes == 0
 

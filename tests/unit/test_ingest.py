@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -495,6 +497,139 @@ async def test_any_amount_of_junk_does_not_stop_the_line() -> None:
     assert offsets(rig.store, ONE) == list(range(101))
 
 
+async def test_the_next_batch_is_decoded_while_the_present_one_is_in_its_transaction() -> None:
+    decoding: list[int] = []
+    ahead = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def decode(deliveries: Sequence[Delivery]) -> Decoded:
+        decoding.append(deliveries[0].offset)
+        if len(decoding) == 1:
+            wait_for_backlog(rig)
+        if len(decoding) == 2:
+            loop.call_soon_threadsafe(ahead.set)
+        return decode_deliveries(deliveries)
+
+    class Slow(Store):
+        async def apply(self, batch: Batch) -> BatchReport:
+            if batch.expected_offset == 0:
+                async with asyncio.timeout(5):
+                    await ahead.wait()
+                assert decoding == [0, 10], "more than one batch ahead, or none"
+                assert self.positions[ONE].is_marked, "it is decoded under the present mark"
+            return await super().apply(batch)
+
+    rig = Rig(filled(25), Slow(), decode=decode)
+    async with running(rig):
+        await rig.drained()
+    assert offsets(rig.store, ONE) == list(range(25))
+    assert not rig.store.positions[ONE].is_marked
+
+
+def wait_for_backlog(rig: Rig) -> None:
+    """Wait, in a decoding thread, until a whole batch more is queued."""
+    deadline = time.monotonic() + 5
+    while len(rig.ingest._partitions[ONE].queue) < SETTINGS.max_batch_records:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+async def test_what_was_decoded_ahead_is_dropped_by_a_new_claim() -> None:
+    log, store = filled(40), Store()
+
+    def decode(deliveries: Sequence[Delivery]) -> Decoded:
+        if deliveries[0].offset < 20:
+            wait_for_backlog(rig)
+        return decode_deliveries(deliveries)
+
+    rig = Rig(log, store, decode=decode)
+    was_ahead: list[bool] = []
+
+    def another_claims(batch: Batch) -> None:
+        was_ahead.append(batch.marks_next)
+        if batch.expected_offset == 10 and store.claims == 1:
+            store.fence(batch.partition)
+
+    store.before_apply = another_claims
+    async with running(rig):
+        await rig.drained()
+    assert was_ahead[:2] == [True, True]
+    assert offsets(store, ONE) == list(range(40))
+    assert store.positions[ONE].strikes == 0
+
+
+async def test_a_member_that_leaves_alive_takes_the_mark_of_what_it_decodes_with_it() -> None:
+    """Also when it is decoding ahead: its successor must not count that as a death."""
+    decoding, go_on = threading.Event(), threading.Event()
+
+    def decode(deliveries: Sequence[Delivery]) -> Decoded:
+        if deliveries[0].offset:
+            decoding.set()
+            assert go_on.wait(5)
+        else:
+            wait_for_backlog(rig)
+        return decode_deliveries(deliveries)
+
+    store = Store()
+    rig = Rig(filled(40), store, decode=decode)
+    async with running(rig):
+        assert await asyncio.to_thread(decoding.wait, 5)
+
+        async def first_is_stored() -> bool:
+            return store.positions[ONE].next_offset == 10
+
+        await eventually(first_is_stored)
+        assert store.positions[ONE].is_marked
+        leaving = asyncio.create_task(rig.source.revoke())
+        await asyncio.sleep(0.05)
+        assert store.positions[ONE].is_marked, "what is being decoded may still kill the process"
+        go_on.set()
+        await leaving
+        assert not store.positions[ONE].is_marked
+        assert store.positions[ONE].next_offset == 10
+
+
+async def test_nothing_is_decoded_ahead_that_memory_has_no_room_for() -> None:
+    settings = SETTINGS.model_copy(update={"decode_ahead_bytes": SETTINGS.max_batch_bytes})
+    store = Store()
+
+    def decode(deliveries: Sequence[Delivery]) -> Decoded:
+        if deliveries[0].offset < 30:
+            wait_for_backlog(rig)
+        return decode_deliveries(deliveries)
+
+    rig = Rig(filled(50), store, settings=settings, decode=decode)
+    ahead: list[bool] = []
+    store.before_apply = lambda batch: ahead.append(batch.marks_next)
+    async with running(rig):
+        await rig.drained()
+    assert ahead == [False] * 5
+    assert offsets(store, ONE) == list(range(50))
+
+
+async def test_a_batch_ends_at_its_bytes_and_so_does_what_is_queued() -> None:
+    log = MemoryLog()
+    for number in range(30):
+        log.append(
+            ONE,
+            json.dumps(
+                {"title": f"{number} " + "x" * 1000, "originalUrl": f"https://o.example/{number}"}
+            ).encode(),
+        )
+    log.append(
+        ONE, json.dumps({"title": "x" * 9000, "originalUrl": "https://o.example/big"}).encode()
+    )
+    settings = SETTINGS.model_copy(update={"max_batch_bytes": 3500})
+    store = Store()
+    rig = Rig(log, store, settings=settings)
+    sizes: list[int] = []
+    store.before_apply = lambda batch: sizes.append(len(batch.items))
+    async with running(rig):
+        await rig.drained()
+    assert sizes == [3] * 10 + [1]
+    assert offsets(store, ONE) == list(range(31))
+
+
 async def crash(log: MemoryLog, store: Store, deadly: int) -> None:
     """Let a process run until it reads the deadly delivery, and die of it without a word."""
 
@@ -508,18 +643,60 @@ async def crash(log: MemoryLog, store: Store, deadly: int) -> None:
         await rig.drained()
 
 
-async def test_a_delivery_that_kills_its_process_again_and_again_becomes_a_dead_letter() -> None:
-    log, store = filled(20), Store()
+@pytest.mark.parametrize("deadly", [7, 17, 27])
+async def test_a_delivery_that_kills_its_process_again_and_again_becomes_a_dead_letter(
+    deadly: int,
+) -> None:
+    """Also when it is decoded while the batch before it is still in its transaction."""
+    log, store = filled(40), Store()
     deaths = 0
     while not store.letters():
         assert deaths <= STRIKES_FOR_CARE + STRIKES_FOR_DEATH
         try:
-            await crash(log, store, deadly=7)
+            await crash(log, store, deadly)
         except BaseExceptionGroup:
             deaths += 1
     assert deaths >= STRIKES_FOR_DEATH
-    assert [(letter.offset, letter.reason) for letter in store.letters()] == [(7, "crash.loop")]
-    assert offsets(store, ONE) == list(range(20))
+    assert [(letter.offset, letter.reason) for letter in store.letters()] == [
+        (deadly, "crash.loop")
+    ]
+    assert offsets(store, ONE) == list(range(40))
+
+
+async def test_a_death_while_decoding_ahead_counts_though_nothing_was_committed_yet() -> None:
+    """The batch before the deadly one is then read by itself, and the deadly one after it."""
+    log, store = filled(40), Store()
+
+    class Dying(Store):
+        async def apply(self, _batch: Batch) -> BatchReport:
+            await super().claim(ONE, "successor", 0)
+            raise Killed
+
+    dying = Dying()
+    dying.positions = store.positions
+
+    def decode(deliveries: Sequence[Delivery]) -> Decoded:
+        wait_for_backlog(rig)
+        return decode_deliveries(deliveries)
+
+    rig = Rig(log, dying, decode=decode)
+    with pytest.raises(BaseExceptionGroup):
+        async with running(rig):
+            await rig.drained()
+    assert store.positions[ONE].strikes == 1
+    begun: list[tuple[int, bool]] = []
+
+    def first_waits(rig: Rig, deliveries: Sequence[Delivery]) -> Decoded:
+        if deliveries[0].offset == 0:
+            wait_for_backlog(rig)
+        return decode_deliveries(deliveries)
+
+    store.before_apply = lambda batch: begun.append((batch.expected_offset, batch.marks_next))
+    successor = Rig(log, store, decode=lambda found: first_waits(successor, found))
+    async with running(successor):
+        await successor.drained()
+    assert begun[0] == (0, False), "a strike has to count against what lies at the position"
+    assert offsets(store, ONE) == list(range(40))
 
 
 async def test_with_nothing_to_fetch_the_client_is_still_polled_before_it_takes_us_for_dead() -> (

@@ -101,7 +101,7 @@ class MemoryStore:
             place = (batch.partition, batch.incarnation, letter.offset)
             self.dead_letters.setdefault(place, letter)
         position.next_offset, position.anchor = batch.next_offset, batch.anchor
-        position.strikes, position.is_marked = 0, False
+        position.strikes, position.is_marked = 0, batch.marks_next
         position.counts.update(writes.report.outcomes)
         return writes.report
 

@@ -235,8 +235,19 @@ class IngestSettings(Group):
         "newsloom", description="Kafka consumer group, also the key of the offsets in Postgres."
     )
     max_batch_records: Count = Field(500, description="Upper bound of one store transaction.")
+    max_batch_bytes: Bytes = Field(
+        2 << 20,
+        description="Most bytes of values in one store transaction; a larger record goes alone.",
+    )
+    decode_ahead_bytes: Bytes = Field(
+        6 << 20,
+        description="Next batches are decoded early while all at work hold no more than this; "
+        "bounds memory.",
+    )
     queue_batches: Count = Field(
-        2, description="Batches held a partition before its fetching pauses; bounds memory."
+        2,
+        description="Batches, by records or bytes, held a partition before its fetching pauses; "
+        "bounds memory.",
     )
     poll_timeout_seconds: Seconds = Field(0.5, description="Longest wait of one poll for records.")
     session_timeout_seconds: Seconds = Field(

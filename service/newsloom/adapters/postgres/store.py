@@ -30,7 +30,7 @@ _ATTEMPTS = 5
 _ADVANCE = """
 UPDATE newsloom.ingest_offsets
 SET next_offset = $7, anchor_offset = $8, anchor_timestamp_ms = $9, anchor_sha256 = $10,
-    strikes = 0, batch_started_at = NULL, updated_at = now()
+    strikes = 0, batch_started_at = CASE WHEN $11 THEN clock_timestamp() END, updated_at = now()
 WHERE consumer_group = $1 AND kafka_topic = $2 AND kafka_partition = $3
     AND incarnation = $4 AND owner_epoch = $5 AND next_offset = $6"""
 
@@ -227,6 +227,7 @@ class PostgresStore:
             batch.expected_offset,
             batch.next_offset,
             *anchor,
+            batch.marks_next,
         )
         if tag != "UPDATE 1":
             raise Fenced
