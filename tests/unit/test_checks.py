@@ -68,7 +68,10 @@ def worst(findings: Sequence[Finding]) -> State:
     ],
 )
 def test_what_is_wrong_with_postgres_is_found(facts: PostgresFacts, state: State) -> None:
-    assert worst(list(judging.postgres(facts, is_loopback=False, is_embedded=False))) is state
+    assert (
+        worst(list(judging.postgres(facts, ["ingest"], is_loopback=False, is_embedded=False)))
+        is state
+    )
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ CHECK_SECONDS = 10.0
 """Longest wait for all that is asked of one dependency."""
 
 
-async def examine(env: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Yield every finding, as it comes."""
+async def examine(env: Mapping[str, str], roles: Sequence[str]) -> AsyncIterator[Finding]:
+    """Yield every finding, as it comes. `roles`: what the user of Postgres is meant to do."""
     # What they would say is in the findings, in words for people.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -56,7 +56,7 @@ async def examine(env: Mapping[str, str]) -> AsyncIterator[Finding]:
     embedded_dsn = services.addresses.postgres_dsn if services.addresses else None
     checks: list[Awaitable[list[Finding]]] = [
         _bounded(lambda: _kafka(settings), judging.kafka_away("TimeoutError")),
-        _bounded(lambda: _postgres(settings, embedded_dsn), _postgres_silent(settings)),
+        _bounded(lambda: _postgres(settings, roles, embedded_dsn), _postgres_silent(settings)),
         _admin_port(settings),
     ]
     for done in [asyncio.ensure_future(check) for check in checks]:
@@ -133,7 +133,9 @@ async def _kafka(settings: Settings) -> list[Finding]:
     return [*findings, *judging.kafka(facts, group, datetime.now(UTC))]
 
 
-async def _postgres(settings: Settings, embedded_dsn: str | None) -> list[Finding]:
+async def _postgres(
+    settings: Settings, roles: Sequence[str], embedded_dsn: str | None
+) -> list[Finding]:
     postgres = settings.postgres
     if postgres.dsn is None:
         return []
@@ -143,12 +145,13 @@ async def _postgres(settings: Settings, embedded_dsn: str | None) -> list[Findin
         if not host.startswith("/") and not await resolves(host, CONNECT_SECONDS):
             return [judging.postgres_away("gaierror", shown)]
     try:
-        facts = await inspect_postgres(postgres, CONNECT_SECONDS)
+        facts = await inspect_postgres(postgres, roles, CONNECT_SECONDS)
     except Unavailable as error:
         return [judging.postgres_away(error.code, shown)]
     findings = list(
         judging.postgres(
             facts,
+            roles,
             is_loopback=all(map(is_loopback, hosts)),
             is_embedded=dsn == embedded_dsn,
         )

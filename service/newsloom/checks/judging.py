@@ -169,8 +169,10 @@ def postgres_away(code: str, where: str) -> Finding:
     return fail("postgres", f"{where}: {meaning} ({code})", advice, Fault.DEPENDENCY)
 
 
-def postgres(facts: PostgresFacts, *, is_loopback: bool, is_embedded: bool) -> Iterator[Finding]:
-    """A server that answers."""
+def postgres(
+    facts: PostgresFacts, roles: Sequence[str], *, is_loopback: bool, is_embedded: bool
+) -> Iterator[Finding]:
+    """A server that answers; `roles` is what its user is meant to do."""
     yield _version(facts)
     if facts.encoding != "UTF8":
         yield fail(
@@ -188,7 +190,7 @@ def postgres(facts: PostgresFacts, *, is_loopback: bool, is_embedded: bool) -> I
         )
     yield _tls(facts, is_loopback=is_loopback)
     yield _clock(facts)
-    yield from _rights(facts, is_embedded=is_embedded)
+    yield from _rights(facts, roles, is_embedded=is_embedded)
     yield from _state(facts)
 
 
@@ -227,13 +229,16 @@ def _clock(facts: PostgresFacts) -> Finding:
     return ok("postgres clock", f"{offset:+.3f} s against ours")
 
 
-def _rights(facts: PostgresFacts, *, is_embedded: bool) -> Iterator[Finding]:
-    check = "postgres rights"
+def _rights(facts: PostgresFacts, roles: Sequence[str], *, is_embedded: bool) -> Iterator[Finding]:
+    check, job = "postgres rights", " and ".join(roles)
+    groups = ", ".join(f"newsloom_{role}" for role in roles)
+    need = "needs" if len(roles) == 1 else "need"
     if facts.missing_rights:
         yield fail(
             check,
-            f"{facts.user} lacks {_some(facts.missing_rights)}",
-            f"as an administrator: GRANT newsloom_ingest TO {facts.user}",
+            f"for {job} {facts.user} lacks {_some(facts.missing_rights)}",
+            f"as an administrator: GRANT {groups} TO {facts.user};"
+            " another role's login is checked with --role",
         )
     elif is_embedded:
         yield ok(check, "the embedded server's own user may do everything")
@@ -241,11 +246,11 @@ def _rights(facts: PostgresFacts, *, is_embedded: bool) -> Iterator[Finding]:
         what = "a superuser" if facts.is_superuser else f"allowed {_some(facts.excess_rights)}"
         yield warn(
             check,
-            f"{facts.user} is {what}, more than ingest needs",
-            "use a login role that is only a member of newsloom_ingest",
+            f"{facts.user} is {what}, more than {job} {need}",
+            f"use a login role that is only a member of {groups}",
         )
     else:
-        yield ok(check, f"{facts.user} has what ingest needs, and no more")
+        yield ok(check, f"{facts.user} has what {job} {need}, and no more")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -10,12 +10,23 @@ from newsloom.cli.support import Format, emit, format_option
 if TYPE_CHECKING:
     from newsloom.checks import Finding
 
+ROLES = ("ingest", "link", "relay", "admin", "reader")
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    type=click.Choice(ROLES),
+    default=("ingest",),
+    show_default=True,
+    help="What the user of Postgres is for: its rights are checked. May be repeated; `newsloom run`"
+    " is ingest, link and relay, `maintain`, `erase` and `dead-letters` are admin.",
+)
 @format_option
-def doctor(output: Format) -> int:
+def doctor(roles: tuple[str, ...], output: Format) -> int:
     """Check configuration, Kafka, Postgres, schema, rights and clocks; change nothing.
 
     Secrets are never shown. Exit code 0: all is well, warnings apart; 2: the configuration is
@@ -23,15 +34,15 @@ def doctor(output: Format) -> int:
     """
     from newsloom import app, checks  # noqa: PLC0415 - heavy, and --help must be quick
 
-    findings: Any = app.run(_report(output))
+    findings: Any = app.run(_report(roles, output))
     return checks.exit_code(findings)
 
 
-async def _report(output: Format) -> list["Finding"]:
+async def _report(roles: tuple[str, ...], output: Format) -> list["Finding"]:
     from newsloom.checks import examine  # noqa: PLC0415 - as above
 
     findings = []
-    async for finding in examine(os.environ):
+    async for finding in examine(os.environ, roles):
         findings.append(finding)
         if output == "json":
             emit(

@@ -12,22 +12,72 @@ from newsloom.errors import Unavailable
 from newsloom.settings.groups import PostgresSettings
 
 _CHANGED: Final = ("SELECT", "INSERT", "UPDATE")
-INGEST_RIGHTS: Final[dict[str, tuple[str, ...]]] = {
-    "newsloom.articles": _CHANGED,
-    "newsloom.article_contents": (*_CHANGED, "DELETE"),
-    "newsloom.article_urls": (*_CHANGED, "DELETE"),
-    "newsloom.related_articles": (*_CHANGED, "DELETE"),
-    "newsloom.article_revisions": _CHANGED,
-    "newsloom.article_signals": _CHANGED,
-    "newsloom.ingest_offsets": _CHANGED,
-    "newsloom.dead_letters": ("SELECT", "INSERT"),
-    "newsloom.changes": ("INSERT",),
-    "newsloom.changes_change_id_seq": ("USAGE",),
-    "api.articles": ("SELECT",),
-    "api.dead_letters": ("SELECT",),
-    "api.ingest_progress": ("SELECT",),
+_OWNED: Final = (*_CHANGED, "DELETE")
+_TAIL: Final = {
+    "newsloom.changes": ("SELECT",),
+    "newsloom.cursors": _CHANGED,
+    "newsloom.change_log_state": ("SELECT",),
 }
-"""What ingest and its status page need: `schema.relation` -> rights."""
+_STATUS_PAGE: Final = dict.fromkeys(
+    ("api.articles", "api.stories", "api.dead_letters", "api.ingest_progress"), ("SELECT",)
+)
+RIGHTS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "ingest": {
+        "newsloom.articles": _CHANGED,
+        "newsloom.article_contents": _OWNED,
+        "newsloom.article_urls": _OWNED,
+        "newsloom.related_articles": _OWNED,
+        "newsloom.article_revisions": _CHANGED,
+        "newsloom.article_signals": _CHANGED,
+        "newsloom.ingest_offsets": _CHANGED,
+        "newsloom.dead_letters": ("SELECT", "INSERT"),
+        "newsloom.changes": ("INSERT",),
+        "newsloom.changes_change_id_seq": ("USAGE",),
+        "newsloom.search_config": ("EXECUTE",),
+        "newsloom.search_vector": ("EXECUTE",),
+        **_STATUS_PAGE,
+    },
+    "link": {
+        **_TAIL,
+        "newsloom.articles": ("SELECT", "UPDATE(version)"),
+        "newsloom.article_contents": ("SELECT",),
+        "newsloom.copies": _OWNED,
+        "newsloom.stories": _OWNED,
+        "newsloom.story_articles": _OWNED,
+        "newsloom.link_states": _OWNED,
+        "newsloom.changes": ("SELECT", "INSERT"),
+        "newsloom.changes_change_id_seq": ("USAGE",),
+        "newsloom.change_log_is_foreign": ("EXECUTE",),
+        **_STATUS_PAGE,
+    },
+    "relay": {
+        **_TAIL,
+        "newsloom.articles": ("SELECT",),
+        "newsloom.article_contents": ("SELECT",),
+        "newsloom.dead_letters": ("SELECT", "UPDATE(relayed_at)"),
+        "newsloom.change_log_is_foreign": ("EXECUTE",),
+        **_STATUS_PAGE,
+    },
+    "admin": {
+        "newsloom.articles": _OWNED,
+        "newsloom.article_contents": _OWNED,
+        "newsloom.changes": _OWNED,
+        "newsloom.dead_letters": _OWNED,
+        "newsloom.ingest_offsets": _OWNED,
+        "newsloom.audit_log": ("SELECT", "INSERT"),
+        "newsloom.ensure_partitions": ("EXECUTE",),
+        "newsloom.retire_changes": ("EXECUTE",),
+        "newsloom.retire_partition": ("EXECUTE",),
+        "newsloom.refresh_providers": ("EXECUTE",),
+    },
+    "reader": {
+        **_STATUS_PAGE,
+        "api.related_articles": ("SELECT",),
+        "api.provider_silence": ("SELECT",),
+        "api.search": ("EXECUTE",),
+    },
+}
+"""What each Postgres role newsloom_ROLE needs, by `schema.name` of relations and functions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +94,7 @@ class PostgresFacts:
     """What was found. Times in seconds.
 
     `clock_offset_seconds`: the server's clock minus ours; within half of `round_trip_seconds`.
-    `missing_rights`: "INSERT on newsloom.articles"; a relation that is missing is not in it.
+    `missing_rights`: "INSERT on newsloom.articles"; what does not exist is not in it.
     `parked` None: this role may not read the progress, or it is not there yet.
     """
 
@@ -82,20 +132,23 @@ SELECT current_setting('server_version') AS version,
 
 # By names in the catalogue: to_regclass raises where the schema itself may not be used.
 _MISSING = """
-SELECT n.privilege || ' on ' || n.schema || '.' || n.relation AS missing
-FROM unnest($1::text[], $2::text[], $3::text[]) AS n (schema, relation, privilege)
+SELECT n.privilege || ' on ' || n.schema || '.' || n.name AS missing
+FROM unnest($1::text[], $2::text[], $3::text[]) AS n (schema, name, privilege)
 JOIN pg_namespace AS s ON s.nspname = n.schema
-JOIN pg_class AS c ON c.relnamespace = s.oid AND c.relname = n.relation
-WHERE NOT has_schema_privilege(s.oid, 'USAGE')
-    OR NOT CASE c.relkind
-        WHEN 'S' THEN has_sequence_privilege(c.oid, n.privilege)
+LEFT JOIN pg_class AS c ON c.relnamespace = s.oid AND c.relname = n.name
+    AND n.privilege <> 'EXECUTE'
+LEFT JOIN pg_proc AS p ON p.pronamespace = s.oid AND p.proname = n.name AND n.privilege = 'EXECUTE'
+CROSS JOIN LATERAL (SELECT substring(n.privilege FROM '\\((.*)\\)') AS name) AS k
+WHERE coalesce(c.oid, p.oid) IS NOT NULL AND (
+    NOT has_schema_privilege(s.oid, 'USAGE')
+    OR NOT CASE
+        WHEN p.oid IS NOT NULL THEN has_function_privilege(p.oid, 'EXECUTE')
+        WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, n.privilege)
+        WHEN k.name IS NOT NULL
+            THEN has_column_privilege(c.oid, k.name, split_part(n.privilege, '(', 1))
         ELSE has_table_privilege(c.oid, n.privilege)
     END
-UNION ALL
-SELECT 'EXECUTE on ' || p.oid::regprocedure
-FROM pg_proc AS p JOIN pg_namespace AS s ON s.oid = p.pronamespace
-WHERE s.nspname = 'newsloom' AND p.proname IN ('search_config', 'search_vector')
-    AND NOT has_function_privilege(p.oid, 'EXECUTE')
+)
 ORDER BY 1"""
 
 _EXCESS = """
@@ -113,8 +166,13 @@ SELECT kafka_topic, kafka_partition, parked_reason FROM api.ingest_progress
 WHERE parked_reason IS NOT NULL ORDER BY 1, 2"""
 
 
-async def inspect_postgres(settings: PostgresSettings, seconds: float) -> PostgresFacts:
-    """Look at the server through one connection. Raises Unavailable: its code says what for."""
+async def inspect_postgres(
+    settings: PostgresSettings, roles: Sequence[str], seconds: float
+) -> PostgresFacts:
+    """Look at the server through one connection, and for what `roles` of `RIGHTS` need.
+
+    Raises Unavailable: its code says what for.
+    """
     if settings.dsn is None:
         raise ValueError("the address of Postgres is not known")
     try:
@@ -133,21 +191,22 @@ async def inspect_postgres(settings: PostgresSettings, seconds: float) -> Postgr
     except (*LINK_ERRORS, ValueError) as error:
         raise Unavailable("postgres", type(error).__name__) from None
     try:
-        return await _facts(connection)
+        return await _facts(connection, roles)
     finally:
         connection.terminate()
 
 
-async def _facts(connection: asyncpg.Connection) -> PostgresFacts:
+async def _facts(connection: asyncpg.Connection, roles: Sequence[str]) -> PostgresFacts:
     before, started = time.time(), time.perf_counter()
     server_time = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
     round_trip = time.perf_counter() - started
     (server,) = await connection.fetch(_SERVER)
-    wanted = [
-        (*relation.split("."), right)
-        for relation, rights in INGEST_RIGHTS.items()
+    wanted = {
+        (*name.split("."), right)
+        for role in roles
+        for name, rights in RIGHTS[role].items()
         for right in rights
-    ]
+    }
     missing = await connection.fetch(_MISSING, *map(list, zip(*wanted, strict=True)))
     excess = await connection.fetch(_EXCESS)
     backend = await connection.fetchval("SELECT pg_backend_pid()")
