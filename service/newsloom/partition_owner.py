@@ -240,6 +240,7 @@ class PartitionOwner:
         size = sum(map(size_of, deliveries))
         begun = _Begun(deliveries, asyncio.ensure_future(self._decoded(deliveries)), size)
         self._at_work.add(begun)
+        self.progressed.set()  # the queue has room, and the batch after this one is wanted soon
         return begun
 
     async def _apply(
