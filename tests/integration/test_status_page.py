@@ -183,3 +183,20 @@ async def test_it_says_so_when_the_process_is_gone(line: Line, tmp_path: Path) -
             await page.until("document.getElementById('state').textContent === 'ready'")
         await page.until("document.getElementById('state').textContent === 'no answer'")
         await page.until("document.getElementById('age').textContent.endsWith('old')")
+
+
+async def test_each_section_says_so_when_postgres_cannot_be_read(
+    line: Line, tmp_path: Path
+) -> None:
+    async with ingesting(line) as address, browser(tmp_path) as page:
+        connection = await asyncpg.connect(line.dsn)
+        await connection.execute("ALTER VIEW api.articles RENAME TO out_of_reach")
+        await connection.close()
+        await page.look(width=1280)
+        await page.open(f"{address}/")
+        for section in ("articles", "letters", "stories"):
+            await page.until(
+                f"document.getElementById('{section}').textContent"
+                ".startsWith('Postgres cannot be read (42P01')"
+            )
+        await keep(page, "away")

@@ -59,11 +59,14 @@ def make_topic(kafka_bootstrap: str) -> MakeTopic:
 async def create_topic(
     bootstrap: str, topic: str, partitions: int = 1, config: Mapping[str, str] | None = None
 ) -> None:
-    """Create one Kafka topic, replication factor 1."""
+    """Create one Kafka topic, replication factor 1.
+
+    It keeps what it holds: retention goes by the records' own times, and tests send old ones.
+    """
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        new = NewTopic(topic, partitions, 1, topic_configs=dict(config or {}))
+        new = NewTopic(topic, partitions, 1, topic_configs={"retention.ms": "-1", **(config or {})})
         response = await admin.create_topics([new])
         failed = [error for error in response.topic_errors if error[1] != 0]
         assert not failed, failed
