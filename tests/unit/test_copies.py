@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from newsloom.core.copies import CopyConfig, CopyReason, explain_copy
@@ -349,6 +349,8 @@ def test_changes_do_not_depend_on_batches(seed: int, sizes: list[int]) -> None:
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 119), st.integers(0, 50))
+@example(900, 1, 35)  # a root leaves the window, comes again, and joins another group
+@example(2791, 22, 32)  # it comes again with another text, and its group falls apart
 def test_an_index_restored_at_any_point_goes_on_the_same(seed: int, cut: int, kept: int) -> None:
     articles = stream(seed, 120)
     whole = CopyIndex(LEARNING)

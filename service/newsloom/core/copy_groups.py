@@ -118,6 +118,7 @@ class CopyGroups:
             self._edges.setdefault(key.article_id, {})[edge.other_id] = edge
         if root is not None:
             group = self._rooted.setdefault(root.article_id, Group(root))
+            group.root = min(group.root, root)
             group.members.add(key.article_id)
             self._groups[key.article_id] = group
 
@@ -168,17 +169,17 @@ class CopyGroups:
         best_into: dict[UUID, CopyEdge] = {}
         groups: list[Group] = []
         for edge in edges:
-            group = self._groups.get(edge.other_id)
-            if group is None:
-                group = Group(self._keys[edge.other_id], {edge.other_id})
-                self._groups[edge.other_id] = group
+            group = self._group_of(edge.other_id)
             if group.root.article_id not in best_into:
                 best_into[group.root.article_id] = edge
                 groups.append(group)
+        own = self._rooted.get(key.article_id)
+        if own is not None and key.article_id not in best_into:
+            groups.append(own)  # it was their root before it left the window, and is back
         root = min([key, *(group.root for group in groups)])
         whole = max(groups, key=lambda group: (len(group.members), group.root))
         changes: list[CopyChange] = []
-        old_roots = sorted(group.root for group in groups if group.root != root)
+        old_roots = sorted(g.root for g in groups if g.root.article_id != root.article_id)
         for group in groups:
             self._rooted.pop(group.root.article_id, None)
             if group is not whole:
@@ -189,10 +190,24 @@ class CopyGroups:
         self._rooted[root.article_id] = whole
         self._groups[key.article_id] = whole
         for old in old_roots:
-            changes += self._moved(old, root, best_into[old.article_id])
-        if root != key:
+            changes += self._moved(old, root, best_into.get(old.article_id, edges[0].reversed()))
+        if root.article_id != key.article_id:
             changes.append(_linked(edges[0], root))
         return changes
+
+    def _group_of(self, article_id: UUID) -> Group:
+        """Return the group of an article of the window: its own, or the one that it was root of.
+
+        An article that left the window may come again. Whatever is stored as its copy is so still.
+        """
+        group = self._groups.get(article_id)
+        if group is None:
+            key = self._keys[article_id]
+            group = self._rooted.get(article_id) or Group(key)
+            group.root = min(group.root, key)
+            group.members.add(article_id)
+            self._groups[article_id] = group
+        return group
 
     def _moved(self, old: RootKey, root: RootKey, edge: CopyEdge) -> list[CopyChange]:
         moved = RootMoved(old.article_id, root.article_id)
@@ -228,11 +243,12 @@ class CopyGroups:
 
     def _parts(self, members: set[UUID]) -> Iterator[set[UUID]]:
         left = set(members)
-        # A pair with an article that left the window still connects those who have it in common.
+        # A pair with an article that left the window still connects those who have it in common;
+        # so it does when that article has come again, with whatever text, and does not know of it.
         shared: dict[UUID, list[UUID]] = {}
         for member in sorted(members):
             for other in self._edges.get(member, {}):
-                if other not in members:
+                if not self._is_mutual(member, other):
                     shared.setdefault(other, []).append(member)
         while left:
             part, queue = set(), [min(left)]
@@ -242,9 +258,12 @@ class CopyGroups:
                     continue
                 part.add(member)
                 for other in self._edges.get(member, {}):
-                    queue += [other] if other in members else shared[other]
+                    queue += [other] if self._is_mutual(member, other) else shared[other]
             left -= part
             yield part
+
+    def _is_mutual(self, one: UUID, other: UUID) -> bool:
+        return one in self._edges.get(other, {})
 
 
 _EDGES_KEPT = 8
