@@ -332,8 +332,8 @@ async def test_a_provider_s_hours_tell_what_came_and_what_it_lacked(
         start + timedelta(minutes=10),
     )
     await owner.execute(
-        "INSERT INTO newsloom.copies (article_id, copy_of, jaccard, containment)"
-        " VALUES ($1, gen_random_uuid(), 1, 1)",
+        "INSERT INTO newsloom.copies (article_id, copy_of, jaccard, containment, algorithm_version)"
+        " VALUES ($1, gen_random_uuid(), 1, 1, 1)",
         first["article_id"],
     )
     async with reading(database) as connection:

@@ -160,6 +160,16 @@ def test_a_mention_is_hashed_like_the_record_it_would_be() -> None:
     assert article().related[0].content_hash == alone.content_hash
 
 
+@pytest.mark.parametrize("name", ["body", "featured_content", "published_date_time", "related"])
+def test_an_unknown_field_of_a_mention_may_be_named_like_one_of_ours(name: str) -> None:
+    entry = {"title": "Other", "webUrl": "https://b.example/2", name: "x"}
+    (mention,) = article({"related": [entry]}).related
+    assert mention.extra == {name: "x"}
+    assert set(mention.field_hashes) == set()
+    plain = {"title": "Other", "webUrl": "https://b.example/2"}
+    assert mention.content_hash != article({"related": [plain]}).related[0].content_hash
+
+
 def test_the_hashes_are_stored_and_must_not_change_between_releases() -> None:
     assert article().content_hash.hex() == GOLDEN
     assert article().field_hashes["title"] == GOLDEN_TITLE

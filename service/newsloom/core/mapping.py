@@ -175,7 +175,7 @@ def _content(entry: RelatedRecord) -> dict[str, Any]:
     content: dict[str, Any] = {}
     values = entry.__dict__
     for name in entry.__pydantic_fields_set__ & _FOLDED:
-        value = values[name]
+        value = values.get(name)  # an unknown field is in the set, and may be named like one
         if value is not None:
             folded = _FOLDS[name](value)
             if folded or folded is False:
