@@ -49,10 +49,12 @@ def test_manifests_follow_the_schemas_of_kubernetes() -> None:
 
 
 def test_kustomize_builds_base_and_example_where_there_is_one() -> None:
-    if shutil.which("kustomize") is None:
+    builders = {"kustomize": "build", "kubectl": "kustomize"}  # kubectl has one built in
+    builder = next(filter(shutil.which, builders), None)
+    if builder is None:
         pytest.skip("no kustomize here; the manifests were validated one by one")
     for folder in ("base", "example"):
-        built = run(program("kustomize"), "build", OPS / "k8s" / folder)
+        built = run(program(builder), builders[builder], OPS / "k8s" / folder)
         for document in yaml.safe_load_all(built):
             if document["kind"] not in CRDS:
                 kubernetes_validate.validate(document, VERSION, strict=True)
