@@ -208,7 +208,7 @@ async def ingest_stutters(town: Town) -> str:
         await asyncio.sleep(2.2)
         town.freeze("ingest", thaw=True)
         await asyncio.sleep(1.2)
-        if wanted <= set(await town.firing()):
+        if wanted <= await town.firing():
             break
     await town.until(fires=wanted)
     await town.until(ends=wanted)
@@ -217,7 +217,7 @@ async def ingest_stutters(town: Town) -> str:
 
 @provokes("CommitsUnanswered")
 async def commits_cut(town: Town) -> str:
-    """The network to Postgres breaks after a COMMIT was sent, twice."""
+    """The network between ingest and Postgres breaks after a COMMIT was sent, twice."""
     wanted = _of(commits_cut)
     for _ in range(2):
         trigger = town.postgres.arm(Trigger(b"COMMIT\x00", Cut.AFTER))
@@ -378,7 +378,7 @@ async def play_all(names: list[str]) -> bool:
         for provocation in PROVOCATIONS:
             if names and provocation.name not in names:
                 continue
-            began = time.monotonic()
+            town.began = time.monotonic()
             try:
                 tried = await provocation.play(town)
             except (AssertionError, LookupError, OSError, asyncpg.PostgresError) as error:
@@ -386,7 +386,7 @@ async def play_all(names: list[str]) -> bool:
                 await town.restore()
             else:
                 verdict = f"fired and ended; runbook: {tried}"
-            print(f"{provocation.how} ({time.monotonic() - began:.0f} s)")
+            print(f"{provocation.how} ({time.monotonic() - town.began:.0f} s)")
             for name in sorted(provocation.alerts):
                 print(f"    {name} ({severities[name]})")
             print(f"    {verdict}", flush=True)
