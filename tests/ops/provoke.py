@@ -81,12 +81,14 @@ async def postgres_stopped(town: Town) -> str:
     feeding = asyncio.create_task(_feed(town))
     try:
         await town.until(fires=wanted)
+        assert "postgres" in await town.readiness("ingest")
+        assert "postgres" in await town.newsloom("doctor", code=3)
     finally:
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
         await asyncio.to_thread(town.server.start)
     await town.until(ends=wanted)
-    return "nothing had to be restarted"
+    return "/readyz, doctor; nothing had to be restarted"
 
 
 async def _feed(town: Town) -> None:
@@ -101,10 +103,16 @@ async def poison(town: Town) -> str:
     wanted = _of(poison)
     await send_raw(town.line.bootstrap, TOPIC, [b"{"] * 600)
     await town.until(fires=wanted)
-    listed = await town.newsloom("dead-letters", "list", "--limit", "5", "--format", "json")
-    assert listed.count('"reason"') == 5
+    reason = ("--reason", "parse.json")
+    listed = await town.newsloom(
+        "dead-letters", "list", *reason, "--limit", "5", "--format", "json"
+    )
+    letters = [json.loads(line) for line in listed.splitlines()]
+    assert len(letters) == 5
+    assert await town.newsloom("dead-letters", "show", letters[0]["id"], "--value") == "{"
+    await town.newsloom("dead-letters", "replay", *reason, "--dry-run")
     await town.until(ends=wanted)
-    return "dead-letters list"
+    return "dead-letters list, dead-letters show, dead-letters replay --dry-run"
 
 
 @provokes("HorizonHeld", "LinkBehind", "RelayBehind")
@@ -155,9 +163,10 @@ async def dead_letter_topic_gone(town: Town) -> str:
     await delete_topic(town.line.bootstrap, "newsloom.dead-letters.v1")
     await send_raw(town.line.bootstrap, TOPIC, [b"["] * 5)
     await town.until(fires=wanted)
+    assert "does not exist" in await town.newsloom("topics", "show", code=1)
     await town.newsloom("topics", "apply")
     await town.until(ends=wanted)
-    return "topics apply"
+    return "topics show, topics apply"
 
 
 @provokes("TargetDown", "NoPartitionOwned", "Restarting")

@@ -193,6 +193,16 @@ class Town:
         assert done.code == code, done.told()
         return done.out
 
+    async def readiness(self, name: str) -> str:
+        """Return what a process that is not ready answers to `curl http://HOST:PORT/readyz`."""
+        url = f"http://127.0.0.1:{self.ports[name]}/readyz"
+        done = await asyncio.create_subprocess_exec(
+            "curl", "-s", url, stdout=asyncio.subprocess.PIPE
+        )
+        told, _ = await done.communicate()
+        reasons: list[str] = json.loads(told)["reasons"]
+        return "; ".join(reasons)
+
     async def firing(self) -> set[str]:
         """Return the alerts that fire."""
         return {labels["alertname"] for labels in await self._ask('ALERTS{alertstate="firing"}')}
