@@ -46,6 +46,12 @@ KEEP_ALIVE_SECONDS = 30.0
 patient. Polling when nothing may be fetched throws away what was fetched ahead, so it is done as
 rarely as that."""
 
+KAFKA_LOOK_SECONDS = 5.0
+"""Between two questions to Kafka that are asked for the answer alone."""
+
+KAFKA_PATIENCE_SECONDS = 10.0
+"""Longest wait for it. The client itself would try for as long as its request timeout."""
+
 UNREADABLE_TRIES = 3
 """Polls of one partition that must fail in a row before it parks: wire corruption heals."""
 
@@ -98,6 +104,7 @@ class Ingest:
                 tasks.create_task(self._mirror_offsets(source, stop), name="mirror"),
                 tasks.create_task(self._report_lag(source, stop), name="lag"),
                 tasks.create_task(self._watch_live(source, stop), name="backfill"),
+                tasks.create_task(self._watch_kafka(source, stop), name="kafka"),
             ]
             await self._poll(source, stop)
             self._health.drain()
@@ -326,7 +333,7 @@ class Ingest:
         try:
             bounds = await source.bounds(list(waiting))
         except Unavailable:
-            return  # whoever fetches says so
+            return  # the claim that waits says so
         for partition, state in waiting.items():
             state.seen_end = bounds[partition][1]
 
@@ -345,6 +352,26 @@ class Ingest:
                 self._metrics.set_lag(
                     *state.partition, records=records, seconds=_waited(state, records, now)
                 )
+
+    async def _watch_kafka(self, source: EventSource, stop: asyncio.Event) -> None:
+        """Ask Kafka something now and then: a fetch from brokers that are gone finds nothing, only.
+
+        Without it everything would look well, and idle, for as long as they are away.
+        """
+        while not await wait_or_stop(KAFKA_LOOK_SECONDS, stop):
+            claimed = [p for p, state in self._partitions.items() if state.is_ready]
+            if not claimed:
+                continue  # a claim asks, too
+            try:
+                async with asyncio.timeout(KAFKA_PATIENCE_SECONDS):
+                    await source.bounds(claimed[:1])
+            except Unavailable as error:
+                self._owner.note_unavailable(error)
+            except TimeoutError:
+                self._owner.note_unavailable(Unavailable("kafka", "TimeoutError"))
+            else:
+                self._health.usable("kafka")
+                self._metrics.set_usable("kafka", usable=True)
 
     async def _watch_live(self, source: EventSource, stop: asyncio.Event) -> None:
         """Hold bulk imports back while something live waits."""

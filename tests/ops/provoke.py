@@ -286,15 +286,16 @@ async def fetches_corrupted(town: Town) -> str:
 @provokes("PublishFailing")
 async def kafka_unreachable(town: Town) -> str:
     """The network to Kafka swallows everything while a program publishes."""
-    wanted = _of(kafka_unreachable)
+    # Ingest, which is idle, has to notice too.
+    wanted, away = _of(kafka_unreachable), {"NewsloomDependencyAway"}
     await town.start_publishing("publishing")
     await asyncio.sleep(3)
     town.kafka.blackhole()
     try:
-        await town.until(fires=wanted)
+        await town.until(fires=wanted | away)
     finally:
         town.kafka.heal()
-    await town.until(ends=wanted)
+    await town.until(ends=wanted | away)
     await town.end("publishing", forget=True)
     return "published again"
 

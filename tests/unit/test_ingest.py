@@ -818,3 +818,40 @@ async def test_the_lag_grows_while_nothing_can_be_stored() -> None:
         store.before_claim, store.before_apply = (lambda _: None), (lambda _: None)
         await rig.drained()
         await eventually(lambda: lag_is(0))
+
+
+class Unreachable(MemorySource):
+    """A source whose brokers can go away: fetches then find nothing, questions get no answer."""
+
+    gone: asyncio.Event | None = None
+
+    async def bounds(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        if self.gone is not None:
+            await self.gone.wait()
+        return await super().bounds(partitions)
+
+
+async def test_kafka_that_goes_away_when_all_is_claimed_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("newsloom.ingest.KAFKA_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("newsloom.ingest.KAFKA_PATIENCE_SECONDS", 0.05)
+    rig = Rig(filled(5), Store())
+    source = rig.source = Unreachable(rig.log, rig.ingest)
+
+    async def ready() -> bool:
+        return rig.health.ready().ok
+
+    async def not_ready() -> bool:
+        return not rig.health.ready().ok
+
+    async with running(rig):
+        await rig.drained()
+        assert rig.health.ready().ok
+        source.gone = asyncio.Event()
+        await eventually(not_ready)
+        assert rig.health.ready().reasons == ("kafka is not usable (TimeoutError)",)
+        source.gone.set()
+        await eventually(ready)
