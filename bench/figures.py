@@ -43,15 +43,22 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*FIGURES, []], metavar="NAME")
+    parser.add_argument(
+        "--shared-buffers",
+        default=POSTGRES["shared_buffers"],
+        metavar="SIZE",
+        help="of Postgres; another one than usual is named in the result",
+    )
     parser.add_argument("--output", type=Path, default=Path("bench/results/figures.json"))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     names = options.names or [name for name in FIGURES if name != "growth"]
-    uvloop.run(_measure(names, options.output))
+    uvloop.run(_measure(names, options.output, options.shared_buffers))
 
 
-async def _measure(names: list[str], output: Path) -> None:
-    with services({**POSTGRES, **_SERVER}) as stage:
+async def _measure(names: list[str], output: Path, shared_buffers: str) -> None:
+    suffix = "" if shared_buffers == POSTGRES["shared_buffers"] else f", {shared_buffers} buffers"
+    with services({**POSTGRES, **_SERVER, "shared_buffers": shared_buffers}) as stage:
         await stage.prepare()
         quiet_garbage()
         for name in names:
@@ -62,8 +69,8 @@ async def _measure(names: list[str], output: Path) -> None:
                 "seconds": round(time.monotonic() - started, 1),
                 "load_before": load,
             }
-            print(json.dumps({name: figure}, indent=2), flush=True)
-            await asyncio.to_thread(_keep, output, name, figure)
+            print(json.dumps({name + suffix: figure}, indent=2), flush=True)
+            await asyncio.to_thread(_keep, output, name + suffix, figure)
 
 
 def _keep(output: Path, name: str, figure: dict[str, Any]) -> None:
