@@ -370,8 +370,7 @@ class Ingest:
             except TimeoutError:
                 self._owner.note_unavailable(Unavailable("kafka", "TimeoutError"))
             else:
-                self._health.usable("kafka")
-                self._metrics.set_usable("kafka", usable=True)
+                self._owner.note_usable("kafka")
 
     async def _watch_live(self, source: EventSource, stop: asyncio.Event) -> None:
         """Hold bulk imports back while something live waits."""

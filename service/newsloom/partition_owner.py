@@ -134,15 +134,13 @@ class PartitionOwner:
         state.interruption, state.anchor, state.seen_end = None, None, 0
         state.drop_queue()
         bounds = await source.bounds([state.partition])
-        self._health.usable("kafka")
-        self._metrics.set_usable("kafka", usable=True)
+        self.note_usable("kafka")
         start, _ = bounds[state.partition]
         claim = await self._store.claim(
             state.partition, self._owner_id, start, after_error=state.is_marked
         )
         state.is_marked, state.strikes = False, claim.strikes
-        self._health.usable("postgres")
-        self._metrics.set_usable("postgres", usable=True)
+        self.note_usable("postgres")
         state.epoch, state.incarnation = claim.epoch, claim.incarnation
         state.next_offset = state.fetch_offset = claim.next_offset
         if state.strikes >= STRIKES_FOR_CARE:
@@ -369,6 +367,11 @@ class PartitionOwner:
         while not state.is_revoked and (left := deadline - clock()) > 0:
             state.arrived.clear()
             await wait_or_stop(left, state.arrived)
+
+    def note_usable(self, dependency: str) -> None:
+        """Tell health and metrics that a dependency has answered."""
+        self._health.usable(dependency)
+        self._metrics.set_usable(dependency, usable=True)
 
     def note_unavailable(self, error: Unavailable) -> None:
         """Tell health, metrics and log that a dependency is away."""

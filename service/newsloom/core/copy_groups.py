@@ -175,6 +175,7 @@ class CopyGroups:
                 groups.append(group)
         own = self._rooted.get(key.article_id)
         if own is not None and key.article_id not in best_into:
+            best_into[key.article_id] = edges[0]
             groups.append(own)  # it was their root before it left the window, and is back
         root = min([key, *(group.root for group in groups)])
         whole = max(groups, key=lambda group: (len(group.members), group.root))
@@ -190,7 +191,7 @@ class CopyGroups:
         self._rooted[root.article_id] = whole
         self._groups[key.article_id] = whole
         for old in old_roots:
-            changes += self._moved(old, root, best_into.get(old.article_id, edges[0].reversed()))
+            changes += self._moved(old, root, best_into[old.article_id])
         if root.article_id != key.article_id:
             changes.append(_linked(edges[0], root))
         return changes
