@@ -60,7 +60,7 @@ async def cost(stage: Stage) -> dict[str, Any]:
 
     Autovacuum is off meanwhile: vacuuming what was loaded would be in the figures.
     """
-    await _set(stage, "autovacuum", "off")
+    await stage.configure("autovacuum", "off")
     few = await stage.database()
     many = await stage.database()
     started = time.monotonic()
@@ -72,9 +72,9 @@ async def cost(stage: Stage) -> dict[str, Any]:
     made = make("small", PASS * ROUNDS * 2, NEW_SEED)
     half = len(made) // 2
     costs = _costs(await _passes(stage, few, many, made[:half]))
-    await _set(stage, "full_page_writes", "off")
+    await stage.configure("full_page_writes", "off")
     apart = _costs(await _passes(stage, few, many, made[half:]))
-    await _set(stage, "full_page_writes", "on")
+    await stage.configure("full_page_writes", "on")
     result = {
         "stored": [FEW, FEW * TIMES],
         "records_a_pass": PASS,
@@ -85,12 +85,8 @@ async def cost(stage: Stage) -> dict[str, Any]:
     }
     for dsn in (few, many):
         await stage.drop(dsn)
-    await _set(stage, "autovacuum", "on")
+    await stage.configure("autovacuum", "on")
     return result
-
-
-async def _set(stage: Stage, name: str, setting: str) -> None:
-    await stage.server(f"ALTER SYSTEM SET {name} = {setting}", "SELECT pg_reload_conf()")
 
 
 async def _passes(

@@ -92,6 +92,10 @@ class Stage:
             for at in range(0, len(deliveries), 1000):
                 await sink.send(topic, [event(made) for made in deliveries[at : at + 1000]])
 
+    async def configure(self, name: str, setting: str) -> None:
+        """Change a setting of the running server."""
+        await self.server(f"ALTER SYSTEM SET {name} = {setting}", "SELECT pg_reload_conf()")
+
     async def server(self, *statements: str) -> None:
         """Execute statements that concern the whole server."""
         connection = await asyncpg.connect(self._server_dsn)

@@ -39,14 +39,14 @@ async def only_secured(stage: Stage) -> dict[str, Any]:
         admin = await asyncpg.connect(dsn)
         group = f"bench-{time.monotonic_ns()}"
         await _ingest(stage, dsn, topic, len(first), group)
-        await _full_page_writes(admin, "off")
+        await _full_page_writes(stage, "off")
         before, log = await _counts(admin), await admin.fetchval("SELECT pg_current_wal_lsn()")
         again = list(_reencrypted(first))
         await stage.send(topic, again)
         await _ingest(stage, dsn, topic, len(first) + len(again), group)
         written = await admin.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), $1)", log)
         done = _difference(await _counts(admin), before)
-        await _full_page_writes(admin, "on")
+        await _full_page_writes(stage, "on")
         await admin.close()
     updated, hot = done["articles"]["n_tup_upd"], done["articles"]["n_tup_hot_upd"]
     mix = await _mix(stage)
@@ -143,10 +143,9 @@ async def _ingest(
     await connection.close()
 
 
-async def _full_page_writes(admin: asyncpg.Connection, setting: str) -> None:
-    await admin.execute(f"ALTER SYSTEM SET full_page_writes = {setting}")
-    await admin.execute("SELECT pg_reload_conf()")
-    await admin.execute("CHECKPOINT")
+async def _full_page_writes(stage: Stage, setting: str) -> None:
+    await stage.configure("full_page_writes", setting)
+    await stage.server("CHECKPOINT")
 
 
 async def _counts(admin: asyncpg.Connection) -> dict[str, dict[str, int]]:
