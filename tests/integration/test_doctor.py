@@ -3,13 +3,11 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
 
-import asyncpg
 import pytest
 from pydantic import SecretStr
 
@@ -17,8 +15,8 @@ from newsloom.adapters.postgres.inspection import inspect_postgres
 from newsloom.settings import PostgresSettings
 from tests.support.blackbox import Finished, Line
 from tests.support.kafka import MakeTopic
-
-CANARY = "canary-4b1d-secret"
+from tests.support.watching import PASSWORD as CANARY
+from tests.support.watching import login_role
 
 
 @pytest.fixture
@@ -46,23 +44,6 @@ def states(findings: dict[str, list[dict[str, str]]], check: str) -> set[str]:
 
 def text(findings: dict[str, list[dict[str, str]]], check: str) -> str:
     return " | ".join(finding["message"] for finding in findings[check])
-
-
-@asynccontextmanager
-async def login_role(dsn: str, member_of: str) -> AsyncIterator[str]:
-    """A login role that is a member of one role and nothing else; gives its DSN."""
-    name = f"login_{uuid4().hex[:12]}"
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(
-            f"CREATE ROLE {name} LOGIN PASSWORD '{CANARY}' IN ROLE {member_of}"
-        )
-        parts = urlsplit(dsn)
-        host = parts.netloc.rpartition("@")[2]
-        yield urlunsplit(parts._replace(netloc=f"{name}:{CANARY}@{host}"))
-        await connection.execute(f"DROP ROLE {name}")
-    finally:
-        await connection.close()
 
 
 async def test_a_deployment_that_is_well_exits_0(line: Line) -> None:

@@ -12,8 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
 
 import asyncpg
 import jsonschema  # type: ignore[import-untyped]
@@ -63,6 +61,7 @@ from tests.support.mirror import (
     mirrored,
     read_topic,
 )
+from tests.support.watching import login_role
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -612,23 +611,12 @@ async def test_a_relay_needs_no_more_than_its_role(
 ) -> None:
     changes, letters = await make_topic(name="changes"), await make_topic(name="letters")
     await store_all(database, 0, [*told_again(3), dead_letter(3)])
-    name = f"relay_{uuid4().hex}"
-    superuser = await asyncpg.connect(database)
-    try:
-        await superuser.execute(
-            f"CREATE ROLE {name} LOGIN PASSWORD '{name}' IN ROLE newsloom_relay"
-        )
-        parts = urlsplit(database)
-        address = parts.netloc.rpartition("@")[2]
-        line = Line(
-            kafka_bootstrap,
-            urlunsplit(parts._replace(netloc=f"{name}:{name}@{address}")),
-            "unused",
-        )
-        extra = {
-            "NEWSLOOM_KAFKA_CHANGES_TOPIC": changes,
-            "NEWSLOOM_KAFKA_DEAD_LETTERS_TOPIC": letters,
-        }
+    extra = {
+        "NEWSLOOM_KAFKA_CHANGES_TOPIC": changes,
+        "NEWSLOOM_KAFKA_DEAD_LETTERS_TOPIC": letters,
+    }
+    async with login_role(database, "newsloom_relay") as dsn:
+        line = Line(kafka_bootstrap, dsn, "unused")
         done = await line.run("relay", "--exit-when-idle", "0.3", "--format", "json", extra=extra)
         assert done.code == 0, done.told()
         assert done.lines()[-1]["relayed"] == 4
@@ -636,9 +624,6 @@ async def test_a_relay_needs_no_more_than_its_role(
         assert told.code == 0, told.told()
         articles, stories = await database_articles(database), await database_stories(database)
         assert told.lines() == [{"told": len(articles) + len(stories)}]
-    finally:
-        await superuser.execute(f"DROP ROLE {name}")
-        await superuser.close()
     await assert_mirrored(database, kafka_bootstrap, changes)
 
 

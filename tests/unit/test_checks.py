@@ -10,9 +10,10 @@ from newsloom.adapters.kafka.inspection import GroupFacts, KafkaFacts, ReadFacts
 from newsloom.adapters.kafka.topics import TopicState
 from newsloom.adapters.migrations import MigrationStatus
 from newsloom.adapters.network import Endpoint
-from newsloom.adapters.postgres.inspection import PostgresFacts
+from newsloom.adapters.postgres.inspection import RIGHTS, PostgresFacts
 from newsloom.checks import judging
 from newsloom.checks.findings import Fault, Finding, State, exit_code, fail, ok, warn
+from newsloom.cli.doctor import ROLES
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 POSTGRES = PostgresFacts(
@@ -139,3 +140,7 @@ def test_the_exit_code_names_what_has_to_be_mended_first(
     findings: list[Finding], code: int
 ) -> None:
     assert exit_code(findings) == code
+
+
+def test_doctor_knows_the_rights_of_each_role_that_it_offers() -> None:
+    assert set(ROLES) == set(RIGHTS)
